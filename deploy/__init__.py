@@ -1,0 +1,1 @@
+"""ONNX export, TensorRT engines and their measured accuracy. Knows nothing of sweeps."""

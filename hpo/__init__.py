@@ -1,0 +1,1 @@
+"""Policy, sweeps on Ray Tune, tracking, handoff and the two commands."""

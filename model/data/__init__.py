@@ -1,0 +1,1 @@
+"""COCO-format data: sources, index, augmentation, batches. Knows nothing of the network."""
