@@ -1,0 +1,229 @@
+"""COCO annotation files -> one checked index of images and boxes. Reads no pixels; knows no augmentation, no batches.
+
+Every contradiction a user can cause is found here, before the first step, and named with its file, value and fix.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+import numpy as np
+from PIL import Image
+
+from model.data.sources import local
+from model.errors import DataError
+from model.spec import Source
+
+log = logging.getLogger(__name__)
+
+EXIF_ORIENTATION = 0x0112
+
+
+class ImageRecord(NamedTuple):
+    id: int  # unique over all sources; the file's own id unless another source has it too
+    path: Path
+    height: int  # pixels, as the annotation file says; the decoded image has the last word
+    width: int
+
+
+class Annotations(NamedTuple):
+    """Annotations of any number of images, one row each."""
+
+    boxes: np.ndarray  # (N, 4) float64: x0, y0, x1, y1 in pixels, inside the image
+    labels: np.ndarray  # (N,) int64: category ids
+    areas: np.ndarray  # (N,) float64, square pixels
+    crowd: np.ndarray  # (N,) bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoIndex:
+    """Flat arrays, so that a large set is shared by forked workers instead of copied by them."""
+
+    images: tuple[ImageRecord, ...]
+    annotations: Annotations  # sorted by image
+    first: np.ndarray  # (images + 1,) int64: the annotations of image i are first[i] to first[i + 1]
+    categories: dict[int, str]
+    clamped: int = 0  # boxes that reached more than half a pixel over their image, and were cut
+    dropped: int = 0  # boxes without extent inside their image
+
+    def annotations_of(self, position: int) -> Annotations:
+        rows = slice(self.first[position], self.first[position + 1])
+        return Annotations(*(part[rows] for part in self.annotations))
+
+
+def read_coco(sources: Sequence[Source], num_classes: int | None = None) -> CocoIndex:
+    """One index over all sources. `num_classes` None skips the check of category ids against it."""
+    records: list[ImageRecord] = []
+    parts: list[Annotations] = []
+    counts: list[np.ndarray] = []
+    categories: dict[int, str] = {}
+    used: set[int] = set()
+    clamped = dropped = 0
+    for source in sources:
+        if not source.json_file or not source.image_dir:
+            raise DataError(f"a data source needs `image_dir` and `json_file`, but is {source}; set both.")
+        reader = _Reader(local(source.json_file), local(source.image_dir))
+        _merge_categories(categories, reader.categories(num_classes), reader.file)
+        images = reader.images()
+        offset = max(used) + 1 - min(images) if used & images.keys() else 0
+        used |= {key + offset for key in images}
+        rows, count = reader.annotations(images, categories)
+        records += [image._replace(id=image.id + offset) for image in images.values()]
+        parts.append(rows)
+        counts.append(count)
+        clamped, dropped = clamped + reader.clamped, dropped + reader.dropped
+    if clamped or dropped:
+        log.warning("%d boxes cut to their images, %d boxes without extent left out", clamped, dropped)
+    return CocoIndex(
+        images=tuple(records),
+        annotations=Annotations(*(np.concatenate(columns) for columns in zip(*parts, strict=True))),
+        first=np.concatenate([[0], np.cumsum(np.concatenate(counts))]),
+        categories=dict(sorted(categories.items())),
+        clamped=clamped,
+        dropped=dropped,
+    )
+
+
+def true_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image as it is seen, after its EXIF orientation, from its header."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+    except OSError as error:
+        raise DataError(f"`{path}` is not a readable image ({error}); replace it or take it out of the set.") from error
+    return (width, height) if turned else (height, width)
+
+
+class _Reader:
+    """One annotation file and its image folder."""
+
+    def __init__(self, file: Path, folder: Path) -> None:
+        self.file, self.folder = file, folder
+        self.clamped = self.dropped = 0
+        try:
+            content = json.loads(file.read_bytes())
+        except (ValueError, OSError) as error:
+            raise DataError(f"`{file}` must be a COCO JSON file, but cannot be read: {error}.") from error
+        if not isinstance(content, dict):
+            raise DataError(f"`{file}` must hold a JSON object, but holds a {type(content).__name__}.")
+        self._content: dict[str, Any] = content
+
+    def _rows(self, key: str) -> list[dict[str, Any]]:
+        rows = self._content.get(key)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise DataError(f"`{self.file}` needs a list of objects `{key}`; it is not a COCO annotation file.")
+        return rows
+
+    def categories(self, num_classes: int | None) -> dict[int, str]:
+        rows = self._rows("categories")
+        found = {self._integer(row, "id", "categories"): str(row.get("name", row["id"])) for row in rows}
+        if not found:
+            raise DataError(f"`{self.file}` has no categories; a detector needs at least one.")
+        if min(found) < 0:
+            raise DataError(f"`{self.file}`: category ids must not be negative, but there is {min(found)}.")
+        if num_classes is not None and max(found) >= num_classes:
+            raise DataError(
+                f"`{self.file}`: every category id must be below `dataset.num_classes`, but there is id {max(found)} "
+                f"(`{found[max(found)]}`) and num_classes={num_classes}; set dataset.num_classes={max(found) + 1} "
+                "(max id + 1)."
+            )
+        return found
+
+    def images(self) -> dict[int, ImageRecord]:
+        """The file's images by their own id, in the file's order."""
+        rows = self._rows("images")
+        if not rows:
+            raise DataError(f"`{self.file}` has no images; name an annotation file with at least one.")
+        found: dict[int, ImageRecord] = {}
+        missing = []
+        for row in rows:
+            key = self._integer(row, "id", "images")
+            path = self._path(str(row.get("file_name", "")))
+            if key in found:
+                raise DataError(f"`{self.file}`: image ids must be unique, but {key} is there twice.")
+            if path is None:
+                missing.append(row.get("file_name"))
+                continue
+            height, width = row.get("height"), row.get("width")
+            if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
+                height, width = true_size(path)
+            found[key] = ImageRecord(key, path, height, width)
+        if missing:
+            raise DataError(
+                f"`{self.file}` names {len(rows)} images, but {len(missing)} are not in `{self.folder}`, the first "
+                f"`{missing[0]}`; correct `image_dir` or the file names."
+            )
+        return found
+
+    def _path(self, name: str) -> Path | None:
+        """`file_name` is relative to the image folder; many files repeat the folder's own name in it."""
+        candidates = [self.folder / name, self.folder / "images" / name]
+        if name.startswith(self.folder.name + "/"):
+            candidates.append(self.folder.parent / name)
+        return next((path for path in candidates if name and path.is_file()), None)
+
+    def annotations(self, images: dict[int, ImageRecord], categories: dict[int, str]) -> tuple[Annotations, np.ndarray]:
+        """All annotations sorted by image, and how many each image has (images,) int64."""
+        position = {key: number for number, key in enumerate(images)}
+        per_image: list[list[tuple[list[float], int, float, bool]]] = [[] for _ in images]
+        for row in self._rows("annotations"):
+            key, label = (self._integer(row, name, "annotations") for name in ("image_id", "category_id"))
+            this = f"`{self.file}`: annotation {row.get('id')}"
+            if key not in images:
+                raise DataError(f"{this} names image {key}, which is not in `images`; correct its image_id.")
+            if label not in categories:
+                raise DataError(f"{this} has category {label}, which is not in `categories`; add it there.")
+            box = self._box(row, images[key])
+            if box is not None:
+                given = row.get("area")
+                area = float(given) if _is_finite(given) else (box[2] - box[0]) * (box[3] - box[1])
+                per_image[position[key]].append((box, label, area, bool(row.get("iscrowd", 0))))
+        rows = [row for image in per_image for row in image]
+        boxes, labels, areas, crowd = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return Annotations(
+            np.array(boxes, dtype=np.float64).reshape(-1, 4),
+            np.array(labels, dtype=np.int64),
+            np.array(areas, dtype=np.float64),
+            np.array(crowd, dtype=bool),
+        ), np.array([len(image) for image in per_image], dtype=np.int64)
+
+    def _box(self, row: dict[str, Any], image: ImageRecord) -> list[float] | None:
+        """x0, y0, x1, y1 cut to the image; None without extent. A box that reaches over makes us look at the image."""
+        given = row.get("bbox")
+        if not isinstance(given, list) or len(given) != 4 or not all(_is_finite(value) for value in given):
+            raise DataError(f"`{self.file}`: annotation {row.get('id')} needs a bbox of four numbers, but has {given}.")
+        x, y, width, height = map(float, given)
+        wanted = [x, y, x + width, y + height]
+        over = max(-x, -y, wanted[2] - image.width, wanted[3] - image.height)
+        high, wide = true_size(image.path) if over > 0.5 else (image.height, image.width)
+        limits = (wide, high, wide, high)
+        box = [min(max(value, 0.0), float(limit)) for value, limit in zip(wanted, limits, strict=True)]
+        if box[2] <= box[0] or box[3] <= box[1]:
+            self.dropped += 1
+            return None
+        self.clamped += max(abs(a - b) for a, b in zip(box, wanted, strict=True)) > 0.5
+        return box
+
+    def _integer(self, row: dict[str, Any], key: str, where: str) -> int:
+        value = row.get(key)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise DataError(f"`{self.file}`: each of `{where}` needs an integer `{key}`, but there is {value!r}.")
+        return value
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _merge_categories(known: dict[int, str], new: dict[int, str], file: Path) -> None:
+    for key, name in new.items():
+        if known.setdefault(key, name) != name:
+            raise DataError(
+                f"`{file}`: category {key} is `{name}`, but an earlier source calls it `{known[key]}`; "
+                "give both files the same categories."
+            )

@@ -1,0 +1,159 @@
+"""What a training is judged by: metrics that carry their goal, measurements, and COCO average precision.
+
+pycocotools does the arithmetic. This module knows detections and ground truth; it knows no network and no batches.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from model.data.coco import CocoIndex
+
+if TYPE_CHECKING:
+    from model.network.postprocess import Detections
+
+NUMBERS = ("mAP", "mAP50", "mAP75", "mAPs", "mAPm", "mAPl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
+"""The twelve COCO numbers, in pycocotools' order."""
+
+DETECTIONS_PER_IMAGE = 100
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    goal: Literal["maximize", "minimize"]
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether `a` is strictly better than `b`."""
+        return a > b if self.goal == "maximize" else a < b
+
+
+VAL_MAP50 = Metric("val_mAP50", "maximize")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What one epoch ended with. Numbers are finite; a COCO number without ground truth is pycocotools' -1."""
+
+    epoch: int  # completed epochs, from 1
+    values: Mapping[str, float]
+    seconds: float  # since the training began
+    peak_gpu_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epoch < 1:
+            raise ValueError(f"`epoch` counts completed epochs from 1, but got {self.epoch}.")
+        for name, value in {**self.values, "seconds": self.seconds}.items():
+            if not math.isfinite(value):
+                raise ValueError(f"a measurement holds finite numbers only, but `{name}` is {value}.")
+
+
+class CocoResult(NamedTuple):
+    numbers: dict[str, float]  # the twelve NUMBERS, 0..1; -1 where no ground truth belongs to the number
+    per_class: dict[int, float]  # category id -> AP at IoU .50:.95, all areas, 100 detections; -1 without ground truth
+
+
+class CocoEvaluator:
+    """Collects detections of the images of `index` and compares them once, at the end.
+
+    Every image of the index counts, with or without detections; each image keeps its 100 best over all classes. Ground
+    truth is the index's: boxes cut to their image, crowd as crowd. `class_ids` None means all categories.
+    """
+
+    def __init__(self, index: CocoIndex, class_ids: Sequence[int] | None = None) -> None:
+        unknown = sorted(set(class_ids or ()) - set(index.categories))
+        if unknown:
+            raise ValueError(
+                f"`eval_class_ids` must be category ids of the annotations, but got {unknown}; "
+                f"there are {sorted(index.categories)}."
+            )
+        self._index = index
+        self._classes = sorted(set(class_ids) if class_ids else index.categories)
+        self._rows: list[np.ndarray] = []
+
+    def update(self, image_ids: Sequence[int], detections: "Detections") -> None:
+        """Add a batch: scores (B, K), labels (B, K), boxes (B, K, 4) x0 y0 x1 y1 in pixels of the original image."""
+        scores, labels, boxes = (part.detach().double().cpu().numpy() for part in detections)
+        keep = np.argsort(-scores, axis=1, kind="stable")[:, :DETECTIONS_PER_IMAGE]
+        scores, labels = (np.take_along_axis(part, keep, axis=1) for part in (scores, labels))
+        boxes = np.take_along_axis(boxes, keep[..., None], axis=1)
+        ids = np.broadcast_to(np.asarray(image_ids, dtype=float)[:, None], scores.shape)
+        xywh = np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+        rows = np.concatenate([ids[..., None], xywh, scores[..., None], labels[..., None]], axis=-1)
+        self.add_rows(rows.reshape(-1, 7))
+
+    def add_rows(self, rows: np.ndarray) -> None:
+        """rows (N, 7): image id, x, y, width, height in pixels, score, category id; for what other ranks found."""
+        self._rows.append(rows)
+
+    def rows(self) -> np.ndarray:
+        """All detections so far, (N, 7) float64, as in `add_rows`."""
+        return np.concatenate([np.empty((0, 7)), *self._rows])
+
+    def result(self) -> CocoResult:
+        with redirect_stdout(io.StringIO()):
+            evaluation = COCOeval(_ground_truth(self._index), _found(self._index, self.rows()), "bbox")
+            evaluation.params.catIds = self._classes
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        # precision: IoU threshold x recall x class x area range x detection limit
+        precision = evaluation.eval["precision"][:, :, :, 0, -1]
+        per_class = {}
+        for column, category in enumerate(self._classes):
+            known = precision[:, :, column]
+            known = known[known > -1]
+            per_class[category] = float(known.mean()) if known.size else -1.0
+        return CocoResult(dict(zip(NUMBERS, map(float, evaluation.stats), strict=True)), per_class)
+
+
+def _ground_truth(index: CocoIndex) -> COCO:
+    annotations: list[dict[str, Any]] = []
+    for position, image in enumerate(index.images):
+        truth = index.annotations_of(position)
+        for (x0, y0, x1, y1), label, area, crowd in zip(*(part.tolist() for part in truth), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image.id,
+                    "category_id": label,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": area,
+                    "iscrowd": int(crowd),
+                }
+            )
+    return _coco(index, annotations)
+
+
+def _found(index: CocoIndex, rows: np.ndarray) -> COCO:
+    annotations = [
+        {
+            "id": number,
+            "image_id": int(image_id),
+            "category_id": int(label),
+            "bbox": [x, y, width, height],
+            "area": width * height,
+            "iscrowd": 0,
+            "score": score,
+        }
+        for number, (image_id, x, y, width, height, score, label) in enumerate(rows.tolist(), start=1)
+    ]
+    return _coco(index, annotations)
+
+
+def _coco(index: CocoIndex, annotations: list[dict[str, Any]]) -> COCO:
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": image.id} for image in index.images],
+        "categories": [{"id": key, "name": name} for key, name in index.categories.items()],
+        "annotations": annotations,
+    }
+    coco.createIndex()
+    return coco
