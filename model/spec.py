@@ -224,7 +224,8 @@ class ModelSpec:
         if len(self.return_interm_indices) != self.num_feature_levels:
             found.append(
                 "`model.return_interm_indices` must have `model.num_feature_levels` entries, but has "
-                f"{list(self.return_interm_indices)} for num_feature_levels={self.num_feature_levels}; change one of them."
+                f"{list(self.return_interm_indices)} for num_feature_levels={self.num_feature_levels}; "
+                "change one of them."
             )
         if sorted(set(self.return_interm_indices)) != list(self.return_interm_indices) or not set(
             self.return_interm_indices
