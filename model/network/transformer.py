@@ -1,0 +1,217 @@
+"""The deformable encoder and decoder. Knows feature maps, padding and reference boxes; nothing of images or classes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.network.attention import Levels, MSDeformAttn
+from model.network.position import sine_position
+
+# B image (1 where all images share it), Q query, S token of the flattened levels, C hidden feature, L level
+
+
+class Sizes(NamedTuple):
+    """The widths and depths of a transformer; each is the spec's key of the same name."""
+
+    hidden_dim: int
+    nheads: int
+    enc_layers: int
+    dec_layers: int
+    dim_feedforward: int
+    dropout_ratio: float
+    num_feature_levels: int
+    enc_n_points: int
+    dec_n_points: int
+
+
+class Decoded(NamedTuple):
+    """What the decoder hands to the heads; each tuple has one entry a layer."""
+
+    hidden: tuple[Tensor, ...]
+    """(B, Q, C) after each layer."""
+    references: tuple[Tensor, ...]
+    """(B, Q, 2 or 4) before each layer: x, y or cx, cy, w, h as fractions of the unpadded image; no gradient after
+    the first layer."""
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """The logit of a fraction, kept finite at 0 and 1."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def add_delta(delta: Tensor, reference: Tensor) -> Tensor:
+    """A box (..., 4) in [0, 1]: `delta` (..., 4) corrects, before the sigmoid, as much as `reference` (..., 2 or 4)
+    knows (Zhu et al. 2021, A.3)."""
+    known = inverse_sigmoid(reference)
+    if known.shape[-1] == 2:
+        return torch.cat((delta[..., :2] + known, delta[..., 2:]), -1).sigmoid()
+    return (delta + known).sigmoid()
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention over all tokens, then an MLP; each added and normalised."""
+
+    def __init__(self, s: Sizes) -> None:
+        super().__init__()
+        self.self_attn = MSDeformAttn(s.hidden_dim, s.num_feature_levels, s.nheads, s.enc_n_points)
+        self.norm1 = nn.LayerNorm(s.hidden_dim)
+        self.linear1 = nn.Linear(s.hidden_dim, s.dim_feedforward)
+        self.linear2 = nn.Linear(s.dim_feedforward, s.hidden_dim)
+        self.norm2 = nn.LayerNorm(s.hidden_dim)
+        self.dropout = nn.Dropout(s.dropout_ratio)
+
+    def forward(
+        self, tokens: Tensor, position: Tensor, reference: Tensor, levels: Levels, padding: Tensor | None
+    ) -> Tensor:
+        attended = self.self_attn(tokens + position, reference, tokens, levels, padding)
+        tokens = self.norm1(tokens + self.dropout(attended))
+        expanded = self.dropout(F.relu(self.linear1(tokens)))
+        return self.norm2(tokens + self.dropout(self.linear2(expanded)))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, deformable attention to the tokens, an MLP. `norm1` follows the second of them:
+    the names are those of published checkpoints."""
+
+    def __init__(self, s: Sizes) -> None:
+        super().__init__()
+        self.cross_attn = MSDeformAttn(s.hidden_dim, s.num_feature_levels, s.nheads, s.dec_n_points)
+        self.norm1 = nn.LayerNorm(s.hidden_dim)
+        self.self_attn = nn.MultiheadAttention(s.hidden_dim, s.nheads, dropout=s.dropout_ratio, batch_first=True)
+        self.norm2 = nn.LayerNorm(s.hidden_dim)
+        self.linear1 = nn.Linear(s.hidden_dim, s.dim_feedforward)
+        self.linear2 = nn.Linear(s.dim_feedforward, s.hidden_dim)
+        self.norm3 = nn.LayerNorm(s.hidden_dim)
+        self.dropout = nn.Dropout(s.dropout_ratio)
+
+    def forward(
+        self, x: Tensor, position: Tensor, reference: Tensor, tokens: Tensor, levels: Levels, padding: Tensor | None
+    ) -> Tensor:
+        query = x + position
+        mixed, _ = self.self_attn(query, query, x, need_weights=False)
+        x = self.norm2(x + self.dropout(mixed))
+        attended = self.cross_attn(x + position, reference, tokens, levels, padding)
+        x = self.norm1(x + self.dropout(attended))
+        expanded = self.dropout(F.relu(self.linear1(x)))
+        return self.norm3(x + self.dropout(self.linear2(expanded)))
+
+
+class Encoder(nn.Module):
+    def __init__(self, s: Sizes) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(s) for _ in range(s.enc_layers))
+
+    def forward(
+        self, tokens: Tensor, position: Tensor, reference: Tensor, levels: Levels, padding: Tensor | None
+    ) -> Tensor:
+        for layer in self.layers:
+            tokens = layer(tokens, position, reference, levels, padding)
+        return tokens
+
+
+class Decoder(nn.Module):
+    def __init__(self, s: Sizes) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(s) for _ in range(s.dec_layers))
+
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        ratio_BL2: Tensor,
+        tokens: Tensor,
+        levels: Levels,
+        padding: Tensor | None,
+        box_heads: Sequence[nn.Module] | None,
+    ) -> Decoded:
+        """reference (B, Q, 2). With `box_heads`, one a layer, each layer's corrected boxes are the next one's
+        references."""
+        hidden, references = [], []
+        for index, layer in enumerate(self.layers):
+            references.append(reference)
+            scale_BL = torch.cat((ratio_BL2, ratio_BL2), -1) if reference.shape[-1] == 4 else ratio_BL2
+            x = layer(x, position, reference[:, :, None] * scale_BL[:, None], tokens, levels, padding)
+            hidden.append(x)
+            if box_heads is not None and index + 1 < len(self.layers):
+                reference = add_delta(box_heads[index](x), reference).detach()
+        return Decoded(tuple(hidden), tuple(references))
+
+
+class Transformer(nn.Module):
+    """Encoder and decoder over several feature levels (Zhu et al. 2021, section 4)."""
+
+    def __init__(self, s: Sizes) -> None:
+        super().__init__()
+        self.encoder = Encoder(s)
+        self.decoder = Decoder(s)
+        self.level_embed = nn.Parameter(torch.empty(s.num_feature_levels, s.hidden_dim))
+        self.reference_points = nn.Linear(s.hidden_dim, 2)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, MSDeformAttn):
+                module.reset_parameters()
+        nn.init.normal_(self.level_embed)
+        nn.init.zeros_(self.reference_points.bias)
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        masks: Sequence[Tensor] | None,
+        query_embed: Tensor,
+        box_heads: Sequence[nn.Module] | None = None,
+    ) -> Decoded:
+        """features: one (B, C, h, w) a level. masks: one (B, h, w) bool a level, True at right or bottom padding, or
+        None for none at all. query_embed (Q, 2 C): position, then content."""
+        levels = Levels.of(tuple((int(feature.shape[-2]), int(feature.shape[-1])) for feature in features))
+        tokens_BSC = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], 1)
+        padding_BS = None if masks is None else torch.cat([mask.flatten(1) for mask in masks], 1)
+        valid_BL2 = valid_cells(levels, masks, tokens_BSC)
+        ratio_BL2 = valid_BL2 / valid_cells(levels, None, tokens_BSC)
+
+        position_BSC = self._positions(levels, valid_BL2)
+        reference_BS2 = cell_centres(levels, valid_BL2)
+        tokens_BSC = self.encoder(
+            tokens_BSC, position_BSC, reference_BS2[:, :, None] * ratio_BL2[:, None], levels, padding_BS
+        )
+
+        where_QC, what_QC = query_embed.chunk(2, -1)
+        what_BQC = what_QC.expand(tokens_BSC.shape[0], -1, -1)
+        reference_1Q2 = self.reference_points(where_QC).sigmoid()[None]
+        return self.decoder(what_BQC, where_QC, reference_1Q2, ratio_BL2, tokens_BSC, levels, padding_BS, box_heads)
+
+    def _positions(self, levels: Levels, valid_BL2: Tensor) -> Tensor:
+        """(B, S, C): the sine position of each token plus its level's embedding."""
+        hidden = self.level_embed.shape[-1]
+        parts = [
+            sine_position(height, width, valid_BL2[:, level], hidden).flatten(1, 2) + self.level_embed[level]
+            for level, (height, width) in enumerate(levels.sizes)
+        ]
+        return torch.cat(parts, 1)
+
+
+def valid_cells(levels: Levels, masks: Sequence[Tensor] | None, like: Tensor) -> Tensor:
+    """(B, L, 2) float: height and width of the unpadded part of each level, in cells; B is 1 without masks."""
+    dtype = torch.promote_types(like.dtype, torch.float32)  # coordinates stay exact under half precision
+    if masks is None:
+        return torch.tensor([levels.sizes], dtype=dtype).to(like.device, non_blocking=True)
+    extents = [torch.stack(((~mask[:, :, 0]).sum(1), (~mask[:, 0]).sum(1)), -1) for mask in masks]
+    return torch.stack(extents, 1).to(dtype)
+
+
+def cell_centres(levels: Levels, valid_BL2: Tensor) -> Tensor:
+    """(B, S, 2): x, y of each cell's centre as fractions of its level's unpadded part; over 1 in the padding."""
+    parts = []
+    for level, (height, width) in enumerate(levels.sizes):
+        y_BH = (torch.arange(height, dtype=valid_BL2.dtype, device=valid_BL2.device) + 0.5) / valid_BL2[:, level, :1]
+        x_BW = (torch.arange(width, dtype=valid_BL2.dtype, device=valid_BL2.device) + 0.5) / valid_BL2[:, level, 1:]
+        y_BHW = y_BH[:, :, None].expand(-1, -1, width)
+        x_BHW = x_BW[:, None].expand(-1, height, -1)
+        parts.append(torch.stack((x_BHW, y_BHW), -1).flatten(1, 2))
+    return torch.cat(parts, 1)
