@@ -1,0 +1,184 @@
+"""Deformable DETR: backbone, projections, transformer and heads as one module under the published parameter names.
+
+Knows normalised pixels and padding masks; knows nothing of losses, files or the size an image had before.
+"""
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.network.resnet import RESNETS, FrozenBatchNorm2d, ResNet
+from model.network.transformer import Sizes, Transformer, add_delta
+from model.spec import ModelSpec
+
+# B image, Q query, C class
+
+
+class Prediction(NamedTuple):
+    """What one decoder layer says of every query."""
+
+    logits: Tensor
+    """(B, Q, C), before the sigmoid."""
+    boxes: Tensor
+    """(B, Q, 4): cx, cy, w, h in [0, 1], as fractions of the unpadded image."""
+
+
+class Output(NamedTuple):
+    """The detector's answer."""
+
+    final: Prediction
+    auxiliary: tuple[Prediction, ...]
+    """Of the earlier decoder layers, first to last; empty without auxiliary losses."""
+
+
+class MLP(nn.Module):
+    """Three linear layers with ReLU between them."""
+
+    def __init__(self, inside: int, hidden: int, outside: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList((nn.Linear(inside, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outside)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, last = self.layers
+        return last(F.relu(second(F.relu(first(x)))))
+
+    @property
+    def last(self) -> nn.Linear:
+        layer = self.layers[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+
+class Backbone(nn.Module):
+    """Holds the backbone as `body`, as published parameter names have it."""
+
+    def __init__(self, body: ResNet) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return self.body(pixels)
+
+
+class DeformableDETR(nn.Module):
+    """The network of Zhu et al. 2021, one-stage, with or without box refinement (section 4.2)."""
+
+    def __init__(self, body: ResNet, extra_level: bool, sizes: Sizes, spec: ModelSpec, num_classes: int) -> None:
+        super().__init__()
+        self.with_box_refine, self.aux_loss = spec.with_box_refine, spec.aux_loss
+        hidden = sizes.hidden_dim
+        self.backbone = nn.Sequential(Backbone(body))
+        projections = [_projection(inside, hidden, strided=False) for inside in body.channels]
+        if extra_level:
+            projections.append(_projection(body.channels[-1], hidden, strided=True))
+        self.input_proj = nn.ModuleList(projections[-sizes.num_feature_levels :])
+        self.extra_level = extra_level
+        self.transformer = Transformer(sizes)
+        self.query_embed = nn.Embedding(spec.num_queries, 2 * hidden)
+        self.class_embed, self.bbox_embed = _heads(hidden, num_classes, sizes.dec_layers, self.with_box_refine)
+
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Output:
+        """pixels (B, 3, H, W): normalised RGB. mask (B, H, W) bool: True at right and bottom padding; None: no padding.
+
+        What `pixels` holds under the mask changes nothing: it is set to zero here, before any convolution sees it.
+        """
+        if mask is not None:
+            pixels = pixels.masked_fill(mask[:, None], 0.0)
+        features = self.backbone(pixels)
+        # The extra level starts from the raw last feature map, not from its projection.
+        sources = features + features[-1:] if self.extra_level else features
+        levels = [
+            project(source) for project, source in zip(self.input_proj, sources[-len(self.input_proj) :], strict=True)
+        ]
+        masks = None if mask is None else [_shrink(mask, level) for level in levels]
+        box_heads = list(self.bbox_embed) if self.with_box_refine else None
+        decoded = self.transformer(levels, masks, self.query_embed.weight, box_heads)
+        every = len(decoded.hidden) if self.aux_loss else 1
+        predictions = [
+            Prediction(class_head(hidden), add_delta(box_head(hidden), reference))
+            for hidden, reference, class_head, box_head in list(
+                zip(decoded.hidden, decoded.references, self.class_embed, self.bbox_embed, strict=True)
+            )[-every:]
+        ]
+        return Output(predictions[-1], tuple(predictions[:-1]))
+
+
+def _shrink(mask: Tensor, level: Tensor) -> Tensor:
+    """The mask (B, H, W) at the size of a feature level (B, C, h, w), by the nearest pixel above and to the left."""
+    return F.interpolate(mask[:, None].float(), size=level.shape[-2:], mode="nearest")[:, 0] > 0.5
+
+
+def _projection(inside: int, hidden: int, *, strided: bool) -> nn.Sequential:
+    conv = nn.Conv2d(inside, hidden, 3, 2, 1) if strided else nn.Conv2d(inside, hidden, 1)
+    nn.init.xavier_uniform_(conv.weight)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    # 32 groups in the paper; widths that 32 does not divide take the most groups that fit.
+    return nn.Sequential(conv, nn.GroupNorm(math.gcd(32, hidden), hidden))
+
+
+def _heads(hidden: int, num_classes: int, layers: int, refine: bool) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Class and box heads, one a decoder layer; without refinement all layers share the same two modules.
+
+    The start is the focal prior of 0.01 for every class (Lin et al. 2017, section 4.1), boxes at their reference
+    points, of a size of sigmoid(-2) where no earlier layer gives one.
+    """
+    class_head, box_head = nn.Linear(hidden, num_classes), MLP(hidden, hidden, 4)
+    nn.init.constant_(class_head.bias, -math.log((1 - 0.01) / 0.01))
+    nn.init.zeros_(box_head.last.weight)
+    nn.init.zeros_(box_head.last.bias)
+    if refine:
+        later = [(copy.deepcopy(class_head), copy.deepcopy(box_head)) for _ in range(layers - 1)]
+    else:
+        later = [(class_head, box_head)] * (layers - 1)
+    nn.init.constant_(box_head.last.bias[2:], -2.0)
+    class_heads, box_heads = zip((class_head, box_head), *later, strict=True)
+    return nn.ModuleList(class_heads), nn.ModuleList(box_heads)
+
+
+def build(spec: ModelSpec, num_classes: int, *, pretrained: bool) -> DeformableDETR:
+    """The network of a spec, with fresh weights drawn from torch's global generator.
+
+    pretrained: weights for the backbone will be loaded, so its normalisation is frozen and, as in the paper, its stem
+    and first stage too. Without them all of it trains. `train_backbone=False` freezes every backbone parameter.
+    """
+    _check(spec, num_classes)
+    stages = tuple(sorted(index for index in spec.return_interm_indices if index < 4))
+    norm = FrozenBatchNorm2d if pretrained else nn.BatchNorm2d
+    body = ResNet(spec.backbone, stages or (3,), dilation=spec.dilation, norm=norm)
+    if not spec.train_backbone:
+        body.requires_grad_(False)
+    elif pretrained:
+        body.conv1.requires_grad_(False)
+        body.get_submodule("layer1").requires_grad_(False)
+    sizes = Sizes(**{name: getattr(spec, name) for name in Sizes._fields})
+    return DeformableDETR(body, 4 in spec.return_interm_indices, sizes, spec, num_classes)
+
+
+def _check(spec: ModelSpec, num_classes: int) -> None:
+    """The rules that this network adds to those of the spec."""
+    if spec.backbone not in RESNETS:
+        raise ValueError(
+            f"`model.backbone` must be one of {', '.join(RESNETS)} in this version, but is `{spec.backbone}`; "
+            "choose one of them."
+        )
+    indices = spec.return_interm_indices
+    if (
+        len(indices) != spec.num_feature_levels
+        or len(set(indices)) != len(indices)
+        or not set(indices) <= set(range(5))
+    ):
+        raise ValueError(
+            "`model.return_interm_indices` must hold `model.num_feature_levels` different numbers within 0..4, but is "
+            f"{list(indices)} with num_feature_levels={spec.num_feature_levels}; change one of them."
+        )
+    if spec.hidden_dim % spec.nheads or spec.hidden_dim % 4:
+        raise ValueError(
+            "`model.hidden_dim` must be a multiple of `model.nheads` and of 4 (sine positions), but got hidden_dim="
+            f"{spec.hidden_dim}, nheads={spec.nheads}; choose such a multiple."
+        )
+    if num_classes < 1:
+        raise ValueError(f"`dataset.num_classes` must be at least 1, but is {num_classes}.")
