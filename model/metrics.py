@@ -74,7 +74,7 @@ class CocoEvaluator:
                 f"`eval_class_ids` must be category ids of the annotations, but got {unknown}; "
                 f"there are {sorted(index.categories)}."
             )
-        self._index = index
+        self.index = index
         self._classes = sorted(set(class_ids) if class_ids else index.categories)
         self._rows: list[np.ndarray] = []
 
@@ -99,7 +99,7 @@ class CocoEvaluator:
 
     def result(self) -> CocoResult:
         with redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(_ground_truth(self._index), _found(self._index, self.rows()), "bbox")
+            evaluation = COCOeval(_ground_truth(self.index), _found(self.index, self.rows()), "bbox")
             evaluation.params.catIds = self._classes
             evaluation.evaluate()
             evaluation.accumulate()

@@ -15,6 +15,9 @@ from model.spec import AugmentationSpec
 JITTER = (0.1, 2.0)
 """Range of the scale in large-scale jitter, relative to the crop's side."""
 
+LEAST_EXTENT = 1e-3
+"""Pixels; what is thinner shows nothing, and may round to a box without extent."""
+
 
 class Sample(NamedTuple):
     image: np.ndarray  # (H, W, 3) uint8 RGB
@@ -101,8 +104,9 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
         return sample
     image = Image.fromarray(np.ascontiguousarray(sample.image))
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    across, down = width / old_width, height / old_height
-    return sample._replace(image=pixels, boxes=sample.boxes * (across, down, across, down))
+    # Multiplied before it is divided: a box that touches the edge then touches the new one, and never crosses it.
+    boxes = sample.boxes * (width, height, width, height) / (old_width, old_height, old_width, old_height)
+    return sample._replace(image=pixels, boxes=boxes)
 
 
 def resize_short(sample: Sample, short: int, longest: int | None) -> Sample:
@@ -133,10 +137,10 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
 
 
 def _inside(sample: Sample) -> Sample:
-    """Boxes cut to the image; those without extent are left out."""
+    """Boxes cut to the image; those without extent there are left out."""
     height, width = sample.image.shape[:2]
     boxes = np.clip(sample.boxes, 0.0, (width, height, width, height))
-    keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    keep = (boxes[:, 2:] - boxes[:, :2] > LEAST_EXTENT).all(axis=1)
     return Sample(sample.image, boxes[keep], sample.labels[keep])
 
 

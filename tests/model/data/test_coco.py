@@ -1,0 +1,141 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.data.coco import read_coco, true_size
+from model.errors import DataError
+from model.spec import Source
+
+MakeCoco = Callable[..., Source]
+
+
+def edit(source: Source, **changes: Any) -> Source:
+    """Replace members of the annotation file."""
+    assert source.json_file is not None
+    file = Path(source.json_file)
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return source
+
+
+def test_boxes_and_images_belong_together(make_coco: MakeCoco) -> None:
+    index = read_coco([make_coco(ids=(9, 4, 6), boxes=((6, 5, 0, 0, 4, 4), (9, 2, 1, 2, 3, 4), (6, 2, 5, 6, 7, 8)))], 6)
+    assert [image.id for image in index.images] == [9, 4, 6]
+    assert index.categories == {2: "cat", 5: "dog"}
+    assert index.annotations_of(0).boxes.tolist() == [[1, 2, 4, 6]]
+    assert index.annotations_of(1).boxes.shape == (0, 4)
+    assert index.annotations_of(2).boxes.tolist() == [[0, 0, 4, 4], [5, 6, 12, 14]]
+    assert index.annotations_of(2).labels.tolist() == [5, 2]
+    assert index.annotations_of(2).areas.tolist() == [16, 56]
+    assert not index.annotations.crowd.any()
+
+
+def test_colliding_ids_are_made_unique(make_coco: MakeCoco) -> None:
+    first, second = make_coco("a", ids=(3, 8)), make_coco("b", ids=(8, 20), boxes=((20, 5, 0, 0, 4, 4),))
+    index = read_coco([first, second])
+    assert [image.id for image in index.images][:2] == [3, 8]
+    assert len({image.id for image in index.images}) == 4
+    assert index.annotations_of(3).labels.tolist() == [5]
+    assert index.images[3].path == Path(str(second.image_dir)) / "20.png"
+
+
+def test_ids_without_collision_are_kept(make_coco: MakeCoco) -> None:
+    index = read_coco([make_coco("a", ids=(3, 8)), make_coco("b", ids=(9, 1), boxes=())])
+    assert [image.id for image in index.images] == [3, 8, 9, 1]
+
+
+def test_boxes_are_cut_counted_and_dropped(make_coco: MakeCoco) -> None:
+    boxes = ((3, 2, -4, 2, 10, 8), (3, 2, 40, 2, 5, 5), (3, 2, 5, 5, 0, 4), (8, 2, 20, 10, 10.2, 10))
+    index = read_coco([make_coco(boxes=boxes)])
+    assert index.annotations.boxes.tolist() == [[0, 2, 6, 10], [20, 10, 30, 20]]
+    assert (index.clamped, index.dropped) == (1, 2)
+
+
+def test_crowd_is_marked(make_coco: MakeCoco) -> None:
+    assert read_coco([make_coco(iscrowd=1)]).annotations.crowd.tolist() == [True]
+
+
+def test_area_and_size_may_be_absent(make_coco: MakeCoco) -> None:
+    source = edit(
+        make_coco(),
+        images=[{"id": 3, "file_name": "3.png"}],
+        annotations=[{"id": 1, "image_id": 3, "category_id": 2, "bbox": [1, 2, 3, 4]}],
+    )
+    index = read_coco([source])
+    assert index.images[0][2:] == (20, 30)
+    assert index.annotations.areas.tolist() == [12]
+
+
+@pytest.mark.parametrize("name", ["images/3.png", "3.png"])
+@pytest.mark.parametrize("parent", [False, True])
+def test_file_names_with_or_without_the_folder(make_coco: MakeCoco, name: str, parent: bool) -> None:
+    source = edit(make_coco(boxes=()), images=[{"id": 3, "file_name": name}])
+    folder = str(Path(str(source.image_dir)).parent) if parent else source.image_dir
+    index = read_coco([Source(image_dir=folder, json_file=source.json_file)])
+    assert index.images[0].path.is_file()
+
+
+def test_a_turned_photo_keeps_boxes_beyond_its_unturned_width(make_coco: MakeCoco, tmp_path: Path) -> None:
+    """Annotated as seen (40 wide) but listed as stored (20 wide): the image itself decides."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    source = edit(
+        make_coco(boxes=()),
+        images=[{"id": 3, "file_name": "t.jpg", "height": 40, "width": 20}],
+        annotations=[{"id": 1, "image_id": 3, "category_id": 2, "bbox": [25, 2, 10, 10]}],
+    )
+    photo = Path(str(source.image_dir)) / "t.jpg"
+    Image.new("RGB", (20, 40)).save(photo, exif=exif)
+    assert true_size(photo) == (20, 40)
+    assert read_coco([source]).annotations.boxes.tolist() == [[25, 2, 35, 12]]
+
+
+NO_FOLDER = {"images": [{"id": 1, "file_name": "absent.png"}, {"id": 3, "file_name": "3.png"}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"categories": [{"id": 9, "name": "owl"}]}, r"id 9 \(`owl`\) and num_classes=6; set dataset.num_classes=10"),
+        ({"categories": []}, "no categories"),
+        ({"categories": [{"id": -1, "name": "owl"}]}, "must not be negative"),
+        ({"categories": [{"name": "owl"}]}, "needs an integer `id`"),
+        ({"images": []}, "has no images"),
+        ({"images": "many"}, "needs a list of objects `images`"),
+        ({"images": [{"id": 3, "file_name": "3.png"}] * 2}, "3 is there twice"),
+        (NO_FOLDER, "names 2 images, but 1 are not in .*, the first `absent.png`"),
+        ({"annotations": [{"id": 1, "image_id": 77, "category_id": 2, "bbox": [0, 0, 1, 1]}]}, "names image 77"),
+        ({"annotations": [{"id": 1, "image_id": 3, "category_id": 3, "bbox": [0, 0, 1, 1]}]}, "has category 3"),
+        ({"annotations": [{"id": 1, "image_id": 3, "category_id": 2, "bbox": [0, 0, 1]}]}, "bbox of four numbers"),
+        ({"annotations": [{"id": 1, "image_id": 3, "category_id": 2, "bbox": [0, 0, 1, "NaN"]}]}, "bbox of four"),
+    ],
+)
+def test_contradictions_name_file_value_and_fix(make_coco: MakeCoco, changes: dict[str, Any], message: str) -> None:
+    source = edit(make_coco(), **changes)
+    with pytest.raises(DataError, match=message) as caught:
+        read_coco([source], 6)
+    assert str(source.json_file) in str(caught.value)
+
+
+def test_unreadable_annotations(make_coco: MakeCoco, tmp_path: Path) -> None:
+    source = make_coco()
+    Path(str(source.json_file)).write_text("{")
+    with pytest.raises(DataError, match="must be a COCO JSON file"):
+        read_coco([source])
+    Path(str(source.json_file)).write_text("[]")
+    with pytest.raises(DataError, match="must hold a JSON object"):
+        read_coco([source])
+    with pytest.raises(DataError, match="needs `image_dir` and `json_file`"):
+        read_coco([Source(image_dir=str(tmp_path))])
+
+
+def test_sources_must_agree_on_names(make_coco: MakeCoco) -> None:
+    with pytest.raises(DataError, match="category 2 is `cow`, but an earlier source calls it `cat`"):
+        read_coco([make_coco("a"), make_coco("b", categories=((2, "cow"),))])
+    index = read_coco([make_coco("c", categories=((2, "cat"),)), make_coco("d", categories=((1, "ant"), (2, "cat")))])
+    assert list(index.categories) == [1, 2]
+    assert index.annotations.boxes.dtype == np.float64
