@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from model.batch import ImageBatch, normalise
@@ -48,7 +49,9 @@ class Detector(pl.LightningModule):
         # `train()` runs inside torch.random.fork_rng, so the caller's generator is not touched.
         torch.manual_seed(stream(self.spec.train.seed, self.current_epoch, self.global_rank))
         factor = decay(self.spec.train.optim, self.current_epoch)
-        for group in self.optimizers().param_groups:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         self._train_losses.clear()
         self.values = {"lr": self.spec.train.optim.lr * factor}
@@ -110,7 +113,8 @@ class Detector(pl.LightningModule):
         broken = [name for name, value in losses.terms.items() if not math.isfinite(float(value))]
         return (
             f"the loss must stay finite, but {', '.join(broken) or 'its sum'} did not in epoch "
-            f"{self.current_epoch + 1}, step {self.global_step} ({terms}; image ids {images}); lower train.optim.lr or train.clip_grad_norm."
+            f"{self.current_epoch + 1}, step {self.global_step} ({terms}; image ids {images}); "
+            "lower train.optim.lr or train.clip_grad_norm."
         )
 
 

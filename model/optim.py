@@ -1,11 +1,13 @@
 """Parameter groups, the optimizer and the learning rate as a function of the epoch. Knows no training loop."""
 
+from typing import Any
+
 from torch import nn, optim
 
 from model.spec import ExperimentSpec, OptimSpec
 
 
-def parameter_groups(model: nn.Module, spec: ExperimentSpec) -> list[dict]:
+def parameter_groups(model: nn.Module, spec: ExperimentSpec) -> list[dict[str, Any]]:
     """Groups by name: backbone at `lr_backbone`, sampling offsets and reference points at `lr` x multiplier, the rest
     at `lr` (paper, section A.4). Frozen parameters belong to none. A name in both lists counts as backbone."""
     rates = spec.train.optim
@@ -30,7 +32,7 @@ def parameter_groups(model: nn.Module, spec: ExperimentSpec) -> list[dict]:
     ]
 
 
-def make_optimizer(groups: list[dict], spec: OptimSpec, *, fused: bool) -> optim.Optimizer:
+def make_optimizer(groups: list[dict[str, Any]], spec: OptimSpec, *, fused: bool) -> optim.Optimizer:
     if spec.optimizer == "SGD":
         return optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused)
     return optim.AdamW(groups, lr=spec.lr, weight_decay=spec.weight_decay, fused=fused)

@@ -112,7 +112,7 @@ def _build(spec: ExperimentSpec) -> DeformableDETR:
         report = load_by_name(model, Path(spec.train.pretrained_model_path), optional=("class_embed",))
         log.info("weights of %s: %s", spec.train.pretrained_model_path, report)
     elif spec.model.pretrained_backbone_path:
-        report = load_by_name(model.backbone[0].body, Path(spec.model.pretrained_backbone_path))
+        report = load_by_name(model.get_submodule("backbone.0.body"), Path(spec.model.pretrained_backbone_path))
         log.info("backbone weights of %s: %s", spec.model.pretrained_backbone_path, report)
     else:
         log.info("no pretrained weights: the whole backbone trains from random ones")

@@ -1,0 +1,110 @@
+"""Score any predictor on COCO data: a checkpoint here, an ONNX file or an engine through `deploy`. One metric for all.
+
+Knows detections and ground truth; does not know what runs the network.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.adopt import adopt
+from model.batch import ImageBatch, normalise
+from model.checkpoint import load_model
+from model.data.coco import CocoIndex
+from model.data.datamodule import CocoDataModule
+from model.errors import SpecError
+from model.metrics import CocoEvaluator, CocoResult
+from model.network.detr import Prediction
+from model.network.postprocess import Detections, top_k
+from model.spec import ExperimentSpec
+from model.status import StatusLog
+
+Predictor = Callable[[Tensor, Tensor | None], Prediction]
+"""(pixels (B, 3, H, W) normalised, padding mask (B, H, W) or None) -> Prediction."""
+
+
+def torch_predictor(model: torch.nn.Module) -> Predictor:
+    """The detector itself, without gradients, on the device that its weights are on."""
+    device = next(model.parameters()).device
+
+    def predict(pixels: Tensor, mask: Tensor | None) -> Prediction:
+        with torch.inference_mode():
+            output = model(pixels.to(device), None if mask is None else mask.to(device))
+        final = output.final
+        return Prediction(final.logits.cpu(), final.boxes.cpu())
+
+    return predict
+
+
+def detect(predict: Predictor, batch: ImageBatch, spec: ExperimentSpec) -> Detections:
+    """The best `model.num_select` detections of each image, boxes in pixels of the original image."""
+    sizes = spec.dataset.augmentation
+    prediction = predict(*normalise(batch.pixels, batch.sizes, sizes.input_mean, sizes.input_std))
+    originals = torch.tensor([target.orig_size for target in batch.targets])
+    return top_k(prediction, originals, spec.model.num_select)
+
+
+def evaluate_predictor(
+    predict: Predictor, batches: Iterable[ImageBatch], index: CocoIndex, spec: ExperimentSpec
+) -> tuple[CocoResult, CocoEvaluator]:
+    """Scores `predict` on every image of `index`. The evaluator is returned for its detections."""
+    evaluator = CocoEvaluator(index, spec.dataset.eval_class_ids)
+    threshold = spec.evaluate.conf_threshold
+    for batch in batches:
+        found = detect(predict, batch, spec)
+        ids = [target.image_id for target in batch.targets]
+        if threshold <= 0:
+            evaluator.update(ids, found)
+            continue
+        for place, image_id in enumerate(ids):  # each image keeps its own number of detections
+            keep = found.scores[place] >= threshold
+            evaluator.update([image_id], Detections(*(part[place][keep][None] for part in found)))
+    return evaluator.result(), evaluator
+
+
+def evaluate_checkpoint(path: Path, given: Mapping[str, Any], *, cpus: int = 1) -> tuple[CocoResult, CocoEvaluator]:
+    """The test-split score of the checkpoint at `path`; `given` is what the user's spec says (data above all)."""
+    model, checkpoint = load_model(path)
+    spec = adopt(checkpoint, given)
+    data = CocoDataModule(spec, cpus=cpus)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return evaluate_predictor(torch_predictor(model), data.test_dataloader(), data.test_index, spec)
+
+
+def evaluate(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> CocoResult:
+    """The `evaluate` action on a PyTorch checkpoint. `out` gets metrics.json, per_class.csv, predictions.json (COCO
+    results) and status.json with test_mAP and test_mAP50."""
+    status = StatusLog(out)
+    with status.action("evaluate"):
+        path = (given.get("evaluate") or {}).get("checkpoint")
+        if not path or path == "???":
+            raise SpecError(["`evaluate.checkpoint` must name a checkpoint, but is unset; set it, or give --from RUN."])
+        result, evaluator = evaluate_checkpoint(Path(path), given, cpus=cpus)
+        write_result(out, result, evaluator)
+        kpi = {"test_mAP": result.numbers["mAP"], "test_mAP50": result.numbers["mAP50"]}
+        status.write("RUNNING", "Test metrics generated.", kpi=kpi)
+    return result
+
+
+def write_result(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    names = evaluator.index.categories
+    (out / "metrics.json").write_text(json.dumps(result.numbers, indent=2) + "\n", encoding="utf-8")
+    with (out / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["category_id", "name", "mAP"])
+        table.writerows([key, names[key], value] for key, value in result.per_class.items())
+    (out / "predictions.json").write_text(json.dumps(coco_results(evaluator.rows().tolist())), encoding="utf-8")
+
+
+def coco_results(rows: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """rows: image id, x, y, width, height, score, category id; as COCO's results format has them."""
+    return [
+        {"image_id": int(image), "category_id": int(label), "bbox": box, "score": score}
+        for image, *box, score, label in rows
+    ]
