@@ -1,0 +1,44 @@
+"""The schema files, templates and manifest that ship beside this module. Read-only: an override never edits them."""
+
+import functools
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from schemas.dialect import Schema, read_schema
+
+MANIFEST = "manifest.json"
+
+
+def folder() -> Traversable:
+    return files("schemas")
+
+
+@functools.cache
+def manifest() -> Mapping[str, Any]:
+    """Actions with their files, `automl_enabled`, the metric with its goal, the dataset type and formats."""
+    return _read(MANIFEST)
+
+
+@functools.cache
+def document(action: str) -> Mapping[str, Any]:
+    """The schema of an action as it stands in its file. KeyError for an action that the manifest does not name."""
+    return _read(manifest()["actions"][action]["schema"])
+
+
+@functools.cache
+def schema(action: str) -> Schema:
+    return read_schema(document(action))
+
+
+def template(action: str) -> str:
+    """The text of the spec file that holds every default of an action."""
+    return (folder() / manifest()["actions"][action]["template"]).read_text(encoding="utf-8")
+
+
+def _read(name: str) -> Mapping[str, Any]:
+    found = json.loads((folder() / name).read_text(encoding="utf-8"))
+    assert isinstance(found, dict)
+    return found
