@@ -79,6 +79,10 @@ class DeformableDETR(nn.Module):
         self.transformer = Transformer(sizes)
         self.query_embed = nn.Embedding(spec.num_queries, 2 * hidden)
         self.class_embed, self.bbox_embed = _heads(hidden, num_classes, sizes.dec_layers, self.with_box_refine)
+        if self.with_box_refine and not self.aux_loss:
+            # No loss reaches the earlier layers' heads: their boxes stay at the reference points, as initialised.
+            self.class_embed[:-1].requires_grad_(False)
+            self.bbox_embed[:-1].requires_grad_(False)
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Output:
         """pixels (B, 3, H, W): normalised RGB. mask (B, H, W) bool: True at right and bottom padding; None: no padding.
@@ -116,8 +120,8 @@ def _projection(inside: int, hidden: int, *, strided: bool) -> nn.Sequential:
     nn.init.xavier_uniform_(conv.weight)
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
-    # 32 groups in the paper; widths that 32 does not divide take the most groups that fit.
-    return nn.Sequential(conv, nn.GroupNorm(math.gcd(32, hidden), hidden))
+    # 32 groups in the paper. Small widths take fewer, so that a group of a 1 x 1 map still has two values to normalise.
+    return nn.Sequential(conv, nn.GroupNorm(math.gcd(32, hidden // 2), hidden))
 
 
 def _heads(hidden: int, num_classes: int, layers: int, refine: bool) -> tuple[nn.ModuleList, nn.ModuleList]:

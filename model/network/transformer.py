@@ -173,7 +173,7 @@ class Transformer(nn.Module):
         tokens_BSC = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], 1)
         padding_BS = None if masks is None else torch.cat([mask.flatten(1) for mask in masks], 1)
         valid_BL2 = valid_cells(levels, masks, tokens_BSC)
-        ratio_BL2 = valid_BL2 / valid_cells(levels, None, tokens_BSC)
+        ratio_BL2 = (valid_BL2 / valid_cells(levels, None, tokens_BSC)).flip(-1)  # x, y as references are
 
         position_BSC = self._positions(levels, valid_BL2)
         reference_BS2 = cell_centres(levels, valid_BL2)

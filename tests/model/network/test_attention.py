@@ -1,0 +1,160 @@
+"""Deformable attention against explicit loops over every sample, values and gradients."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.network.attention import SAMPLERS, Levels, MSDeformAttn
+
+SIZES = ((3, 4), (2, 2), (1, 3))
+LEVELS = Levels.of(SIZES)
+TOKENS = sum(height * width for height, width in SIZES)
+BATCH, QUERIES, HEADS, POINTS, FEATURES = 2, 3, 2, 2, 3
+
+
+def bilinear(grid: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """grid (h, w, D); x, y in cells, centres at index + 0.5. Zero outside."""
+    height, width, features = grid.shape
+    column, row = x - 0.5, y - 0.5
+    left, top = math.floor(column.item()), math.floor(row.item())
+    total = grid.new_zeros(features)
+    for i in (top, top + 1):
+        for j in (left, left + 1):
+            if 0 <= i < height and 0 <= j < width:
+                total = total + (1 - (row - i).abs()) * (1 - (column - j).abs()) * grid[i, j]
+    return total
+
+
+def attention_by_loops(value: Tensor, levels: Levels, location: Tensor, weight: Tensor) -> Tensor:
+    """The paper's equation 3, one sample at a time."""
+    batch, queries, heads = weight.shape[:3]
+    rows = []
+    for b in range(batch):
+        for q in range(queries):
+            for h in range(heads):
+                total = value.new_zeros(value.shape[-1])
+                for level, ((height, width), start) in enumerate(zip(levels.sizes, levels.starts, strict=True)):
+                    grid = value[b, start : start + height * width, h].reshape(height, width, -1)
+                    for p in range(weight.shape[-1]):
+                        x, y = location[b, q, h, level, p]
+                        total = total + weight[b, q, h, level, p] * bilinear(grid, x * width, y * height)
+                rows.append(total)
+    return torch.stack(rows).view(batch, queries, -1)
+
+
+def case(seed: int, low: float = -0.3, high: float = 1.3) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, locations (some outside the maps) and normalised weights in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (BATCH, QUERIES, HEADS, len(SIZES), POINTS)
+    value = torch.randn(BATCH, TOKENS, HEADS, FEATURES, generator=generator, dtype=torch.float64)
+    location = torch.rand(*shape, 2, generator=generator, dtype=torch.float64) * (high - low) + low
+    weight = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return value, location, weight / weight.sum((-1, -2), keepdim=True)
+
+
+def test_levels_start_where_the_last_one_ends() -> None:
+    assert LEVELS.starts == (0, 12, 16)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("seed", range(5))
+def test_values_equal_the_loops(name: str, seed: int) -> None:
+    value, location, weight = case(seed)
+    expected = attention_by_loops(value, LEVELS, location, weight)
+    torch.testing.assert_close(SAMPLERS[name](value, LEVELS, location, weight), expected, rtol=1e-9, atol=1e-12)
+    single = SAMPLERS[name](value.float(), LEVELS, location.float(), weight.float())
+    torch.testing.assert_close(single, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_gradients_equal_the_loops(name: str) -> None:
+    inputs = [tensor.requires_grad_() for tensor in case(7)]
+    value, location, weight = inputs
+    grad = torch.randn(BATCH, QUERIES, HEADS * FEATURES, dtype=torch.float64)
+    expected = torch.autograd.grad(attention_by_loops(value, LEVELS, location, weight), inputs, grad)
+    actual = torch.autograd.grad(SAMPLERS[name](value, LEVELS, location, weight), inputs, grad)
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_gradcheck(name: str) -> None:
+    # gradcheck moves a point by up to 4e-5 cells; none may cross the row or column of a cell's centre, where the
+    # slope jumps.
+    value, location, weight = (tensor.requires_grad_() for tensor in case(3))
+    cells = location.detach() * torch.tensor([(w, h) for h, w in SIZES])[:, None] - 0.5
+    assert (cells - cells.round()).abs().min() > 1e-4
+    sampler = SAMPLERS[name]
+    assert torch.autograd.gradcheck(lambda v, x, w: sampler(v, LEVELS, x, w), (value, location, weight), eps=1e-5)
+
+
+def module(seed: int = 0) -> MSDeformAttn:
+    """An attention module whose every parameter matters, in float64."""
+    torch.manual_seed(seed)
+    attention = MSDeformAttn(HEADS * 4, len(SIZES), HEADS, POINTS).double()
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return attention
+
+
+@pytest.mark.parametrize("kind", [2, 4], ids=["points", "boxes"])
+def test_module_places_points_as_the_paper_says(kind: int) -> None:
+    attention = module()
+    query = torch.randn(BATCH, QUERIES, 8, dtype=torch.float64)
+    tokens = torch.randn(BATCH, TOKENS, 8, dtype=torch.float64)
+    reference = torch.rand(BATCH, QUERIES, len(SIZES), kind, dtype=torch.float64)
+    offset = attention.sampling_offsets(query).view(BATCH, QUERIES, HEADS, len(SIZES), POINTS, 2)
+    weight = attention.attention_weights(query).view(BATCH, QUERIES, HEADS, -1).softmax(-1)
+    location = torch.empty_like(offset)
+    for level, (height, width) in enumerate(SIZES):
+        for axis, cells in enumerate((width, height)):
+            centre = reference[:, :, None, level, None, axis]
+            if kind == 2:
+                location[:, :, :, level, :, axis] = centre + offset[:, :, :, level, :, axis] / cells
+            else:
+                extent = reference[:, :, None, level, None, 2 + axis]
+                location[:, :, :, level, :, axis] = centre + offset[:, :, :, level, :, axis] / POINTS * extent / 2
+    value = attention.value_proj(tokens).view(BATCH, TOKENS, HEADS, 4)
+    mixed = attention_by_loops(value, LEVELS, location, weight.view(offset.shape[:-1]))
+    torch.testing.assert_close(attention(query, reference, tokens, LEVELS, None), attention.output_proj(mixed))
+
+
+def test_padding_zeroes_values_whatever_the_tokens_hold() -> None:
+    attention = module()
+    query = torch.randn(BATCH, QUERIES, 8, dtype=torch.float64)
+    tokens = torch.randn(BATCH, TOKENS, 8, dtype=torch.float64)
+    reference = torch.rand(BATCH, QUERIES, len(SIZES), 2, dtype=torch.float64)
+    padding = torch.rand(BATCH, TOKENS) < 0.5
+    before = attention(query, reference, tokens, LEVELS, padding)
+    spoiled = torch.where(padding[..., None], torch.full_like(tokens, 1e6), tokens)
+    torch.testing.assert_close(attention(query, reference, spoiled, LEVELS, padding), before, rtol=0, atol=0)
+    assert (attention(query, reference, tokens, LEVELS, None) - before).abs().max() > 1e-3
+
+
+def test_a_shared_reference_equals_its_copies() -> None:
+    attention = module()
+    query = torch.randn(BATCH, QUERIES, 8, dtype=torch.float64)
+    tokens = torch.randn(BATCH, TOKENS, 8, dtype=torch.float64)
+    reference = torch.rand(1, QUERIES, len(SIZES), 2, dtype=torch.float64)
+    shared = attention(query, reference, tokens, LEVELS, None)
+    torch.testing.assert_close(shared, attention(query, reference.expand(BATCH, -1, -1, -1), tokens, LEVELS, None))
+
+
+def test_fresh_points_lie_on_rays_of_one_direction_a_head() -> None:
+    attention = MSDeformAttn(16, 2, 4, 3)
+    offset = attention.sampling_offsets(torch.randn(1, 16)).view(4, 2, 3, 2)
+    for head, direction in enumerate([(1, 0), (0, 1), (-1, 0), (0, -1)]):
+        for point in range(3):
+            expected = torch.tensor(direction, dtype=torch.float32) * (point + 1)
+            torch.testing.assert_close(offset[head, :, point], expected.expand(2, -1), rtol=0, atol=1e-5)
+    assert not attention.attention_weights(torch.randn(1, 16)).any()
+
+
+def test_wrong_choices_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of `nheads`"):
+        MSDeformAttn(10, 1, 4, 1)
+    with pytest.raises(ValueError, match="gridsample"):
+        MSDeformAttn(8, 1, 4, 1, sampler="unknown")
