@@ -97,10 +97,13 @@ class CocoEvaluator:
         """All detections so far, (N, 7) float64, as in `add_rows`."""
         return np.concatenate([np.empty((0, 7)), *self._rows])
 
-    def result(self) -> CocoResult:
+    def result(self, *, by_size: bool = True) -> CocoResult:
+        """`by_size` False leaves the six numbers of small, medium and large objects at -1, in a third of the time."""
         with redirect_stdout(io.StringIO()):
             evaluation = COCOeval(_ground_truth(self.index), _found(self.index, self.rows()), "bbox")
             evaluation.params.catIds = self._classes
+            if not by_size:
+                evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

@@ -108,6 +108,9 @@ def test_numbers_are_pycocotools(
     assert tuple(result.numbers) == NUMBERS
     assert list(result.numbers.values()) == peer(index, found, classes, tmp_path).tolist()
     assert 0 < result.numbers["mAP"] < 1
+    quick = evaluator.result(by_size=False)
+    assert quick.per_class == result.per_class
+    assert quick.numbers == {key: -1.0 if key[-1] in "sml" else value for key, value in result.numbers.items()}
     known = [value for value in result.per_class.values() if value >= 0]
     assert np.mean(known) == pytest.approx(result.numbers["mAP"])
     for category, value in result.per_class.items():
