@@ -1,0 +1,106 @@
+"""Scoring and inference of a finished checkpoint."""
+
+import csv
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from model.errors import CheckpointError, DataError, SpecError
+from model.evaluate import evaluate
+from model.inference import inference
+from model.spec import ExperimentSpec
+from model.train import train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def checkpoint(trained: Path, tiny: dict[str, Any]) -> str:
+    if not (trained / "model_best.pth").exists():
+        train(ExperimentSpec.from_dict({**tiny, "train": {"num_epochs": 1}}), trained, cpus=1)
+    return str(trained / "model_best.pth")
+
+
+def test_evaluate_writes_what_pycocotools_says(checkpoint: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    given = {"dataset": {"test_data_sources": tiny["dataset"]["test_data_sources"]}}
+    result = evaluate({**given, "evaluate": {"checkpoint": checkpoint}}, tmp_path)
+
+    with redirect_stdout(io.StringIO()):
+        truth = COCO(tiny["dataset"]["test_data_sources"]["json_file"])
+        reference = COCOeval(truth, truth.loadRes(str(tmp_path / "predictions.json")), "bbox")
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(written.values()) == pytest.approx(reference.stats.tolist(), abs=1e-12)
+    assert written == result.numbers
+
+    kpi = json.loads((tmp_path / "status.json").read_text().splitlines()[-2])["kpi"]
+    assert kpi == {"test_mAP": written["mAP"], "test_mAP50": written["mAP50"]}
+    rows = list(csv.DictReader((tmp_path / "per_class.csv").open()))
+    assert [(row["category_id"], row["name"]) for row in rows] == [("2", "digit")]
+
+
+def test_the_batch_size_changes_nothing(checkpoint: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    scores = []
+    for size in (1, 7):
+        given = {"evaluate": {"checkpoint": checkpoint, "batch_size": size}}
+        scores.append(list(evaluate(given, tmp_path / str(size)).numbers.values()))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_a_threshold_drops_detections_and_no_image(checkpoint: str, tmp_path: Path) -> None:
+    result = evaluate({"evaluate": {"checkpoint": checkpoint, "conf_threshold": 0.99}}, tmp_path)
+    assert json.loads((tmp_path / "predictions.json").read_text()) == []
+    assert result.numbers["mAP50"] == 0.0
+
+
+def test_a_contradicting_architecture_names_both_values(checkpoint: str, tmp_path: Path) -> None:
+    given = {"model": {"hidden_dim": 256}, "evaluate": {"checkpoint": checkpoint}}
+    with pytest.raises(CheckpointError, match=r"`model.hidden_dim`.* says 256 and .* says 32"):
+        evaluate(given, tmp_path)
+    assert json.loads((tmp_path / "status.json").read_text().splitlines()[-1])["status"] == "FAILURE"
+    with pytest.raises(SpecError, match="is unset"):
+        evaluate({"evaluate": {"checkpoint": "???"}}, tmp_path)
+
+
+def test_inference_labels_and_draws_every_image(checkpoint: str, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    (pictures / "a").mkdir(parents=True)
+    (pictures / "b").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a/one.png", "b/one.png", "b/two.jpg"):
+        Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(pictures / name)
+    given = {
+        "dataset": {"infer_data_sources": {"image_dir": [str(pictures)]}},
+        "inference": {"checkpoint": checkpoint, "conf_threshold": 0.0, "batch_size": 2},
+    }
+    assert inference(given, tmp_path / "out") == 3
+    labels = sorted(path.relative_to(tmp_path / "out/labels").as_posix() for path in (tmp_path / "out").rglob("*.txt"))
+    assert labels == ["a/one.txt", "b/one.txt", "b/two.txt"]
+    columns = (tmp_path / "out/labels/a/one.txt").read_text().splitlines()[0].split(" ")
+    assert len(columns) == 16
+    assert columns[0] == "digit"
+    assert 0.0 <= float(columns[15]) <= 1.0
+    drawn = np.asarray(Image.open(tmp_path / "out/images_annotated/a/one.png"))
+    assert drawn.shape == (40, 60, 3)
+    assert (drawn != np.asarray(Image.open(pictures / "a/one.png"))).any()
+
+
+def test_inference_needs_images(checkpoint: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    given = {"inference": {"checkpoint": checkpoint}, "dataset": {"infer_data_sources": {"image_dir": str(empty)}}}
+    with pytest.raises(DataError, match="holds none"):
+        inference(given, tmp_path / "out")
