@@ -55,7 +55,8 @@ def infer(
         some = pictures[start : start + batch_size]
         images = [decode(picture.path) for picture in some]
         items = [_item(image, spec) for image in images]
-        found = detect(predict, collate(items, spec.dataset.augmentation, train=False), spec)
+        padding = None if spec.inference.input_height and spec.inference.input_width else spec.dataset.augmentation
+        found = detect(predict, collate(items, padding, train=False), spec)
         for place, (picture, image) in enumerate(zip(some, images, strict=True)):
             lines = list(_lines(found, place, names, spec.inference.conf_threshold))
             _write(out, picture, image, lines, spec)

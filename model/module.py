@@ -78,7 +78,7 @@ class Detector(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         assert self._evaluator is not None
-        numbers = self._evaluator.result().numbers
+        numbers = self._evaluator.result(by_size=False).numbers
         self.values["val_mAP50"] = numbers["mAP50"]
         self.values["val_mAP"] = numbers["mAP"]
         self.values["val_loss"] = float(torch.stack(self._val_losses).mean())

@@ -1,0 +1,50 @@
+# `make quickstart` and `make test` do all set-up: they create .venv/ in this checkout.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+DIGITS := data/digits/test/annotations.json
+QUICK := not slow and not faults and not browser and not interop and not gpu
+
+.PHONY: help quickstart test test-all check schemas format clean
+
+help:
+	@echo "make quickstart   a real small search on real pixels, to checkpoint, ONNX and engine (about ten minutes)"
+	@echo "make test         style, types and the quick tests"
+	@echo "make test-all     every test that this machine can run"
+	@echo "make check        style and types alone"
+	@echo "make schemas      write schemas/*.json and templates anew from the spec classes"
+
+quickstart: $(STAMP) $(DIGITS)
+	$(BIN)/ddetr train -e experiments/quickstart.yaml
+
+$(DIGITS): $(STAMP)
+	$(BIN)/ddetr make-data digits --out data/digits
+
+test: check
+	$(BIN)/pytest -q -m "$(QUICK)"
+
+test-all: check
+	$(BIN)/pytest -q
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+schemas: $(STAMP)
+	$(BIN)/python -m hpo.build_schemas
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch first: a CPU-only wheel, where the machine offers one, then satisfies every other package.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $(STAMP)
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
