@@ -1,0 +1,378 @@
+"""Run or go on with a sweep: the driver between the study and Ray Tune. Tune executes and remembers nothing.
+
+Everything needed to go on is in the run folder before a trial starts: `spec.yaml`, `space.json`, `sweep.json`,
+`study.db`. Resuming is the same loop on the same study.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from hpo import guard
+from hpo.console import Console
+from hpo.faults import RunError, SweepStoppedError
+from hpo.ledger import Ledger, write_spec
+from hpo.locks import exclusive
+from hpo.result import Outcome, SweepResult, TrialRecord
+from hpo.schedulers import SCHEDULERS
+from hpo.tracking import Tracker
+from hpo.trial import FINAL
+from model.metrics import VAL_MAP50, Measurement, Metric
+from model.spec import ExperimentSpec
+from schemas.structure import structure, unstructure
+
+if TYPE_CHECKING:
+    from hpo.spec import SweepSpec
+    from search_spaces.space import SearchSpace
+
+TRAIN = "model.train:train"
+SWEEP_FILE = "sweep.json"
+RETRIES = 3
+"""How often a trial whose worker died is started again."""
+SAME_CAUSE = 3
+"""Failures of one cause among the first trials that stop a sweep."""
+FIRST_TRIALS = 8
+
+
+def run_sweep(
+    run_dir: Path,
+    spec: ExperimentSpec,
+    sweep: "SweepSpec",
+    space: "SearchSpace",
+    *,
+    tracker: Tracker | None = None,
+    console: Console | None = None,
+    train: str = TRAIN,
+    metric: Metric = VAL_MAP50,
+) -> SweepResult:
+    """Searches `space` around `spec` in `run_dir`, an absolute folder without a sweep. `train` names "module:function".
+
+    Raises RunError for a folder in use, SweepStoppedError when the first trials fail with one cause; KeyboardInterrupt
+    passes through, and `resume_sweep` goes on after any of them.
+    """
+    run_dir = run_dir.resolve()
+    if (run_dir / SWEEP_FILE).exists():
+        raise RunError(f"a new sweep needs a folder without one, but {run_dir} holds {SWEEP_FILE}; use `ddetr resume`.")
+    with exclusive(run_dir / ".lock", holder="another driver"):
+        seed = sweep.seed if sweep.seed is not None else max(spec.train.seed, 0)
+        ledger = Ledger.create(
+            run_dir,
+            spec,
+            space,
+            searcher=sweep.searcher,
+            seed=seed,
+            budget=sweep.trials,
+            points=sweep.points,
+            metric=metric,
+        )
+        _write_request(run_dir, spec, sweep, space, train)
+        return _drive(ledger, spec, sweep, train, tracker, console)
+
+
+def resume_sweep(run_dir: Path, *, tracker: Tracker | None = None, console: Console | None = None) -> SweepResult:
+    """Goes on with the sweep in `run_dir` after any interruption; reads its result when it is finished."""
+    from hpo.spec import SweepSpec
+    from search_spaces.space import SearchSpace
+
+    run_dir = run_dir.resolve()
+    if not (run_dir / SWEEP_FILE).is_file():
+        raise RunError(
+            f"a sweep's folder must hold {SWEEP_FILE}, but {run_dir} does not; `ddetr runs` lists the sweeps."
+        )
+    with exclusive(run_dir / ".lock", holder="another driver"):
+        request = json.loads((run_dir / SWEEP_FILE).read_text(encoding="utf-8"))
+        sweep, problems = structure(SweepSpec, request["sweep"])
+        assert not problems, problems
+        spec = ExperimentSpec.from_dict(yaml.safe_load((run_dir / "spec.yaml").read_text(encoding="utf-8")))
+        space = SearchSpace.from_dict(json.loads((run_dir / "space.json").read_text(encoding="utf-8")))
+        ledger = Ledger.open(run_dir, spec, space, sweep.searcher)
+        return _drive(ledger, spec, sweep, request["train"], tracker, console)
+
+
+def _write_request(run_dir: Path, spec: ExperimentSpec, sweep: "SweepSpec", space: "SearchSpace", train: str) -> None:
+    write_spec(spec.to_dict(), run_dir / "spec.yaml")
+    _write_json(space.to_dict(), run_dir / "space.json")
+    # Last: its presence says that the folder is complete.
+    _write_json({"sweep": unstructure(sweep), "train": train}, run_dir / SWEEP_FILE)
+
+
+def _write_json(value: Mapping[str, Any], path: Path) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _drive(
+    ledger: Ledger,
+    spec: ExperimentSpec,
+    sweep: "SweepSpec",
+    train: str,
+    tracker: Tracker | None,
+    console: Console | None,
+) -> SweepResult:
+    guard.check()
+    run_dir = ledger.run_dir
+    console = console or Console()
+    tracker = tracker or Tracker(run_dir.parent, run_dir.name, note=console.note)
+    driver = Driver(ledger, spec, sweep, console, tracker)
+    params = {"trials": ledger.budget, "epochs": spec.train.num_epochs, "searcher": sweep.searcher}
+    tracker.begin({**params, "scheduler": sweep.scheduler, "metric": ledger.metric.name}, ledger.metric)
+    result = ledger.result()
+    tracker.catch_up(result)
+    state = "failed"
+    try:
+        if not result.finished:
+            with _ray(run_dir, sweep) as share:
+                console.begin(result, epochs=spec.train.num_epochs, concurrent=share.concurrent)
+                _execute(driver, share, train)
+        state = "finished" if driver.diagnosis is None else "failed"
+    except KeyboardInterrupt:
+        state = "interrupted"
+        raise
+    finally:
+        console.close()
+        result = ledger.result()
+        tracker.end(result, state=state)
+    if driver.diagnosis is not None:
+        raise SweepStoppedError(driver.diagnosis)
+    return result
+
+
+class Driver:
+    """What happens on each event of a sweep. Knows nothing of Ray; the adapters below call it."""
+
+    def __init__(
+        self, ledger: Ledger, spec: ExperimentSpec, sweep: "SweepSpec", console: Console, tracker: Tracker
+    ) -> None:
+        self.ledger, self._console, self._tracker = ledger, console, tracker
+        self._rule = SCHEDULERS[sweep.scheduler](spec.train.num_epochs, ledger.metric)
+        self._finals: dict[int, dict[str, Any]] = {}
+        """How running trials said they ended, or why they were told to stop."""
+        self._ends: list[tuple[Outcome, str]] = [
+            (trial.outcome, _cause(trial.reason)) for trial in ledger.result().trials if trial.outcome is not None
+        ]
+        self.running: set[int] = set()
+        self.diagnosis: str | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to start, now or after what runs has ended (a lost trial starts again)."""
+        return self.diagnosis is not None or (self.ledger.done and not self.running)
+
+    def start(self) -> int | None:
+        """The number of the next trial; None when there is none for now."""
+        if self.diagnosis is not None:
+            return None
+        number = self.ledger.next()
+        if number is None:
+            return None
+        self.running.add(number)
+        trial = self.ledger.record_of(number)
+        self._tracker.child(trial)
+        epoch = trial.measurements[-1].epoch if trial.measurements else 0
+        self._console.started(number, trial.baseline, trial.params, epoch)
+        return number
+
+    def told(self, number: int, message: dict[str, Any]) -> bool:
+        """Takes a worker's message. True when the trial should stop."""
+        final = message.get(FINAL)
+        if final is not None:
+            for one in final["measurements"]:
+                self._measured(number, Measurement(**one))
+            self._finals[number] = final
+            return False
+        if self.diagnosis is not None:
+            return True
+        if not self._measured(number, Measurement(**message)) or not self._rule.stops(number, self.ledger.curves):
+            return False
+        self._finals[number] = {"outcome": Outcome.PRUNED.value, "seconds": message["seconds"]}
+        return True
+
+    def ended(self, number: int, *, error: str | None = None) -> None:
+        """A trial is over: by its own word, by ours, or with `error`, what Tune says of a worker that said nothing."""
+        self.running.discard(number)
+        final = self._finals.pop(number, None)
+        crash = self.ledger.folder(number) / "error.txt"
+        if final is None and self.diagnosis is not None:
+            return  # stopped with the sweep: goes on when that is resumed
+        if final is None and crash.exists():
+            lines = crash.read_text(encoding="utf-8").strip().splitlines() or ["unknown"]
+            final = {"outcome": Outcome.FAILED.value, "reason": f"{lines[-1]} (traceback in {crash})"}
+        if final is None:
+            reason = _telling_line(error or "") or "the worker went away"
+            losses = self.ledger.lose(number)
+            self._console.note(f"trial {number}: its worker was lost ({losses} of {RETRIES}): {reason}")
+            if losses <= RETRIES:
+                return
+            self.ledger.give_up(number)
+            final = {"outcome": Outcome.LOST.value, "reason": reason}
+        self._close(number, final)
+
+    def _close(self, number: int, final: dict[str, Any]) -> None:
+        outcome = Outcome(final["outcome"])
+        if outcome is Outcome.COMPLETED and not self.ledger.curves[number]:
+            outcome = Outcome.FAILED
+            final["reason"] = f"the training reported no {self.ledger.metric.name}"
+        facts = {name: final.get(name) for name in ("reason", "adjustments", "seconds", "checkpoint")}
+        if facts["checkpoint"] is None and (self.ledger.folder(number) / "model_best.pth").exists():
+            facts["checkpoint"] = f"trials/{number}/model_best.pth"
+        trial = self.ledger.finish(number, outcome, **facts)
+        self._tracker.finish(trial)
+        self._console.ended(trial)
+        self._diagnose(trial)
+
+    def _measured(self, number: int, measurement: Measurement) -> bool:
+        if not self.ledger.record(number, measurement):
+            return False
+        self._tracker.log(number, measurement)
+        self._console.measured(number, measurement)
+        return True
+
+    def _diagnose(self, trial: TrialRecord) -> None:
+        assert trial.outcome is not None
+        self._ends.append((trial.outcome, _cause(trial.reason)))
+        wrong = Counter(
+            cause for outcome, cause in self._ends[:FIRST_TRIALS] if outcome in (Outcome.FAILED, Outcome.LOST)
+        )
+        cause = _cause(trial.reason)
+        if wrong[cause] >= SAME_CAUSE and len(self._ends) <= FIRST_TRIALS:
+            self.diagnosis = (
+                f"{wrong[cause]} of the first {len(self._ends)} trials failed with one cause, so the sweep stopped: "
+                f"{trial.reason}. When that is mended, `ddetr resume {self.ledger.run_dir}` goes on."
+            )
+
+
+def _cause(reason: str | None) -> str:
+    """A reason without its numbers and paths, so that equal causes compare equal."""
+    return re.sub(r"\(traceback in .*?\)|\d+(\.\d+)?", "", _first_line(reason or "")).strip()
+
+
+def _telling_line(text: str) -> str:
+    """The line of Tune's long text that names an exception, else the first."""
+    named = [line for line in text.splitlines() if re.match(r"\w+(Error|Exception): ", line)]
+    return named[0] if named else _first_line(text)
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.splitlines() if line.strip()), "")
+
+
+# ---- Ray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one trial gets, and how many run at a time."""
+
+    cpus: int
+    gpus: float
+    concurrent: int
+
+
+def share(cpus: int, gpus: float, sweep: "SweepSpec", gpus_wanted: int = 1) -> Share:
+    """Divides the machines' `cpus` and `gpus`: threads times trials stay within the cores, a GPU is not shared unless
+    the sweep says so."""
+    each_gpu = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else float(min(gpus_wanted, gpus))
+    if each_gpu > gpus:
+        raise ValueError(f"`automl.gpus_per_trial` must be at most the GPUs there are ({gpus:g}), but is {each_gpu:g}.")
+    each_cpu = sweep.cpus_per_trial
+    if each_cpu is not None and each_cpu > cpus:
+        raise ValueError(f"`automl.cpus_per_trial` must be at most the cores there are ({cpus}), but is {each_cpu}.")
+    most = int(gpus / each_gpu) if each_gpu else cpus // (each_cpu or 1)
+    if each_cpu is not None:
+        most = min(most, cpus // each_cpu)
+    concurrent = max(1, min(most, cpus, sweep.concurrent or most))
+    default = cpus // concurrent if each_gpu or sweep.concurrent else 1
+    return Share(cpus=each_cpu or max(1, default), gpus=each_gpu, concurrent=concurrent)
+
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Tune's own records are not read
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # nor its snapshots
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is an exception here, as everywhere in Python
+}
+"""Set before ray is imported, unless the user set them."""
+WORKER_ENV = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
+"""How long a stopped training may take to leave a worker that is to be used again."""
+
+
+@contextmanager
+def _ray(run_dir: Path, sweep: "SweepSpec") -> Iterator[Share]:
+    """A Ray to run on: the one this process has already, or a local one of our own."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    own = not ray.is_initialized()
+    if own:
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        ray.init(**ray_options(run_dir / ".ray" / "empty"))
+    try:
+        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield share(int(there.get("CPU", 1)), float(there.get("GPU", 0)), sweep)
+    finally:
+        if own:
+            ray.shutdown()
+        shutil.rmtree(run_dir / ".ray", ignore_errors=True)
+
+
+def ray_options(empty: Path) -> dict[str, Any]:
+    """Arguments of `ray.init` for a quiet local Ray whose workers import our packages.
+
+    Ray puts the driver's working directory first on a worker's path, where a user's model.py would hide our model. An
+    `empty` working directory of its own is the only thing that keeps it off (measured).
+    """
+    empty.mkdir(parents=True, exist_ok=True)
+    return {
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "configure_logging": False,
+        "runtime_env": {"working_dir": str(empty), "env_vars": {**WORKER_ENV, "PYTHONPATH": _worker_path()}},
+    }
+
+
+def _worker_path() -> str:
+    """PYTHONPATH for workers. With a working directory Ray no longer hands on the driver's path, so a checkout that is
+    not installed is named here; it stands before anything a user put there."""
+    home = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join(part for part in (home, os.environ.get("PYTHONPATH")) if part)
+
+
+def _execute(driver: Driver, portion: Share, train: str) -> None:
+    """Runs trials until the driver says that it is done."""
+    from ray import tune
+
+    from hpo.adapters import Halting, Searching
+    from hpo.trial import run_trial
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by our console, once
+    run_dir = driver.ledger.run_dir
+    resources = {"CPU": float(portion.cpus), "GPU": portion.gpus}
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, resources),
+        param_space={"run_dir": str(run_dir), "train": train, "cpus": portion.cpus},
+        tune_config=tune.TuneConfig(
+            num_samples=-1,  # the searcher says when it is finished
+            search_alg=Searching(driver),
+            scheduler=Halting(driver),
+            max_concurrent_trials=portion.concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"{trial.config['number']}-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(name="tune", storage_path=str(run_dir / ".ray"), verbose=0, log_to_file=False),
+    )
+    tuner.fit()
