@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from deploy import sidecar, trt
-from deploy.spec import GenTrtEngineSpec
+from deploy.spec import GenTrtEngineSpec, TensorRTSpec
 from model.checkpoint import sha256
 
 PRECISIONS = ("FP32",)
@@ -58,7 +58,7 @@ def build_engine(
     which `batch_size` must name, or be -1. `workspace_mb` is the builder's scratch memory, as given, in MB of 2^20
     bytes. An existing engine is replaced.
     """
-    _check_request(precision, min_batch, opt_batch, max_batch)
+    _check_build(precision, min_batch, opt_batch, max_batch)
     described = sidecar.read_onnx(onnx)
     library = trt.load()
     log = trt.message_log(library.api, verbose=verbose)
@@ -113,11 +113,7 @@ def gen_trt_engine_action(spec: GenTrtEngineSpec) -> Path:
         if getattr(spec, name) is None:
             raise ValueError(f"`gen_trt_engine.{name}` must name a file, but is unset; set it.")
     wanted = spec.tensorrt
-    if wanted.layers_precision:
-        raise ValueError(
-            f"`gen_trt_engine.tensorrt.layers_precision` cannot be honoured by this version, which builds FP32 only, "
-            f"but is {list(wanted.layers_precision)}; leave it empty."
-        )
+    check_options(wanted)
     assert spec.onnx_file is not None
     assert spec.trt_engine is not None
     report = build_engine(
@@ -137,7 +133,17 @@ def gen_trt_engine_action(spec: GenTrtEngineSpec) -> Path:
     return report.engine
 
 
-def _check_request(precision: str, low: int, usual: int, high: int) -> None:
+def check_options(wanted: TensorRTSpec) -> None:
+    """Raises ValueError for what no build of this version can do, before there is anything to build from."""
+    _check_build(wanted.data_type, wanted.min_batch_size, wanted.opt_batch_size, wanted.max_batch_size)
+    if wanted.layers_precision:
+        raise ValueError(
+            f"`gen_trt_engine.tensorrt.layers_precision` cannot be honoured by this version, which builds FP32 only, "
+            f"but is {list(wanted.layers_precision)}; leave it empty."
+        )
+
+
+def _check_build(precision: str, low: int, usual: int, high: int) -> None:
     if precision not in PRECISIONS:
         raise ValueError(
             f"`gen_trt_engine.tensorrt.data_type` must be one of {', '.join(PRECISIONS)} in this version, but is "

@@ -1,13 +1,15 @@
 """Score an exported file with `model`'s own post-processing and metric. Knows which size the file takes; no metric of
 its own, so that a number here differs from PyTorch's only by what the file computes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from deploy import sidecar
 from deploy.runtime import OnnxPredictor
 from model.adopt import adopt
+from model.batch import ImageBatch
+from model.data.coco import CocoIndex
 from model.data.datamodule import CocoDataModule
 from model.errors import SpecError
 from model.evaluate import Predictor, evaluate_predictor, write_result
@@ -43,10 +45,18 @@ def score(
     predict: Predictor, spec: ExperimentSpec, size: tuple[int, int], *, split: Split = "test", cpus: int = 1
 ) -> tuple[CocoResult, CocoEvaluator]:
     """Scores any predictor as exported files are scored: images resized to exactly `size` (height, width), unpadded."""
+    index, batches = images_of(spec, size, split=split, cpus=cpus)
+    return evaluate_predictor(predict, batches, index, spec)
+
+
+def images_of(
+    spec: ExperimentSpec, size: tuple[int, int], *, split: Split = "test", cpus: int = 1
+) -> tuple[CocoIndex, Iterable[ImageBatch]]:
+    """A split's index and its batches, every image once and in order, resized to `size` (height, width)."""
     data = CocoDataModule(spec, cpus=cpus)
     index = data.test_index if split == "test" else data.val_index
     batch = spec.evaluate.batch_size if spec.evaluate.batch_size > 0 else spec.dataset.batch_size
-    return evaluate_predictor(predict, data.eval_loader(index, batch, size), index, spec)
+    return index, data.eval_loader(index, batch, size)
 
 
 def named_onnx(given: Mapping[str, Any], action: str) -> Path:

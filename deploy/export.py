@@ -43,7 +43,8 @@ def export_onnx(
     batch_size: -1 leaves the batch open. attention: a name of SAMPLERS; `auto` is gridsample. lineage: added to what
     the checkpoint tells of itself. Raises ParityError, and writes nothing, when ONNX Runtime and PyTorch disagree.
     """
-    attention = _check_request(onnx, opset, batch_size, attention, overwrite)
+    _check_target(onnx, overwrite)
+    attention = check_options(opset, batch_size, attention)
     model, source = load_model(checkpoint)
     _use_sampler(model, attention)
     mean, std = source.spec.dataset.augmentation.input_mean, source.spec.dataset.augmentation.input_std
@@ -121,8 +122,7 @@ def export_action(spec: ExperimentSpec, export: ExportSpec) -> Path:
     return onnx
 
 
-def _check_request(onnx: Path, opset: int, batch_size: int, attention: str, overwrite: bool) -> str:
-    """Raises ValueError for what cannot be done; returns the attention form that `attention` means."""
+def _check_target(onnx: Path, overwrite: bool) -> None:
     if onnx.suffix != ".onnx":
         raise ValueError(f"`export.onnx_file` must end in .onnx, but is `{onnx}`; encrypted formats are not written.")
     if onnx.exists() and not overwrite:
@@ -130,6 +130,10 @@ def _check_request(onnx: Path, opset: int, batch_size: int, attention: str, over
             f"`export.onnx_file` must not exist yet, but `{onnx}` does; name another file, or set "
             "export.overwrite=true."
         )
+
+
+def check_options(opset: int, batch_size: int, attention: str = "auto") -> str:
+    """Raises ValueError for what no export can do; returns the attention form that `attention` means."""
     if opset not in OPSETS:
         raise ValueError(
             f"`export.opset_version` must be {OPSETS[0]} to {OPSETS[-1]}, but is {opset}; 17 is a good choice."

@@ -1,120 +1,32 @@
-"""One tiny detector, saved as training saves it, and its export; shared by all tests of this folder."""
+"""Short names, in this folder, for the tiny detector of tests/conftest.py."""
 
-import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
-from deploy.export import export_onnx
-from model.batch import normalise
-from model.checkpoint import KEY, PREFIX, describe, load_model
-from model.evaluate import torch_predictor
-from model.network.detr import DeformableDETR, build
-from model.network.postprocess import top_k
-from model.spec import AugmentationSpec, DatasetSpec, ExperimentSpec, ModelSpec, Source
-
-SIZE = 64
-CLASSES = {1: "cat", 3: "dog"}
-
-
-@pytest.fixture(scope="session")
-def spec() -> ExperimentSpec:
-    return ExperimentSpec(
-        model=ModelSpec(
-            backbone="resnet_tiny",
-            num_queries=100,
-            num_select=50,
-            num_feature_levels=3,
-            return_interm_indices=(1, 2, 3),
-            hidden_dim=32,
-            nheads=4,
-            enc_layers=1,
-            dec_layers=2,
-            dim_feedforward=64,
-        ),
-        dataset=DatasetSpec(
-            num_classes=4, augmentation=AugmentationSpec(input_mean=(0.5, 0.4, 0.3), input_std=(0.2, 0.3, 0.25))
-        ),
-    )
-
-
-def lively(model: DeformableDETR) -> DeformableDETR:
-    """Weights as after a training: fresh ones are zero where offsets and boxes come from, which hides faults."""
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.is_floating_point() and value.dim() > 1 and float(value.abs().max()) == 0:
-                torch.nn.init.normal_(value, std=0.05)
-            elif name.endswith("running_mean"):
-                value.normal_(std=0.1)
-    return model.eval()
-
-
-def save_checkpoint(spec: ExperimentSpec, path: Path) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = lively(build(spec.model, spec.dataset.num_classes, pretrained=False))
-    state = {PREFIX + name: value for name, value in model.state_dict().items()}
-    torch.save({"state_dict": state, KEY: describe(spec, CLASSES, 3, {"val_mAP50": 0.25})}, path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def checkpoint(spec: ExperimentSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoint(spec, tmp_path_factory.mktemp("checkpoint") / "model_best.pth")
-
-
-@pytest.fixture(scope="session")
-def onnx(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_onnx(checkpoint, path, height=SIZE, width=SIZE)
-    return path
+from model.spec import ExperimentSpec, Source
 
 
 @pytest.fixture
-def other_checkpoint(spec: ExperimentSpec, tmp_path: Path) -> Callable[..., Path]:
-    """Another detector, by what its `model` section says differently."""
-
-    def make(**model: object) -> Path:
-        return save_checkpoint(replace(spec, model=replace(spec.model, **model)), tmp_path / "other.pth")
-
-    return make
+def spec(tiny_spec: ExperimentSpec) -> ExperimentSpec:
+    return tiny_spec
 
 
-@pytest.fixture(scope="session")
-def pictures(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """Seven photographs of unequal sizes. Their truth is what the detector itself finds, moved a little: a mean average
-    precision strictly between 0 and 1, which an untrained detector reaches on nothing else."""
-    folder = tmp_path_factory.mktemp("pictures")
-    photo = load_sample_images().images[0]
-    model, _ = load_model(checkpoint)
-    images, annotations = [], []
-    for number in range(1, 8):
-        height, width = 60 + 7 * number, 110 - 8 * number
-        image = photo[30 * number : 30 * number + height, 50 * number : 50 * number + width]
-        Image.fromarray(image).save(folder / f"{number}.png")
-        images.append({"id": 10 * number, "file_name": f"{number}.png", "height": height, "width": width})
-        small = Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]
-        normal, _ = normalise(pixels, torch.tensor([[SIZE, SIZE]]), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
-        found = top_k(torch_predictor(model)(normal, None), torch.tensor([[height, width]]), 50)
-        for label, (x0, y0, x1, y1) in list(zip(found.labels[0].tolist(), found.boxes[0].tolist(), strict=True))[::6]:
-            x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0) + number % 3, min(x1, float(width)), min(y1, float(height))
-            if label in CLASSES and x1 - x0 > 2 and y1 - y0 > 2:
-                box = [x0, y0, x1 - x0, y1 - y0]
-                row = {"id": len(annotations) + 1, "image_id": 10 * number, "category_id": label, "bbox": box}
-                annotations.append({**row, "area": box[2] * box[3], "iscrowd": 0})
-    categories = [{"id": key, "name": name} for key, name in CLASSES.items()]
-    truth = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "annotations.json").write_text(json.dumps(truth))
-    return Source(image_dir=str(folder), json_file=str(folder / "annotations.json"))
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Path) -> Path:
+    return tiny_checkpoint
+
+
+@pytest.fixture
+def onnx(tiny_onnx: Path) -> Path:
+    return tiny_onnx
+
+
+@pytest.fixture
+def pictures(tiny_pictures: Source) -> Source:
+    return tiny_pictures
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DDETR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+def _cache(own_cache: None) -> None:
+    pass
