@@ -111,7 +111,9 @@ def _plain(hint: Any, value: Any) -> Any:
     """A default as TAO writes it: an unset text is '', any other unset value null."""
     if value is None and str in get_args(hint):
         return ""
-    records = dataclasses.is_dataclass(value) or (isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)))
+    records = dataclasses.is_dataclass(value) or (
+        isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value))
+    )
     return _empty_text(unstructure(value)) if records else unstructure(value)
 
 

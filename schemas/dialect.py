@@ -177,9 +177,7 @@ def _names(document: Mapping[str, Any], key: str, findings: list[Finding]) -> se
     return {str(name) for name in value}
 
 
-def _walk(
-    node: Mapping[str, Any], path: str, findings: list[Finding]
-) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
+def _walk(node: Mapping[str, Any], path: str, findings: list[Finding]) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
     members = node.get("properties")
     for key, member in members.items() if isinstance(members, Mapping) else ():
         name = f"{path}.{key}" if path else str(key)

@@ -35,7 +35,8 @@ def schema(action: str) -> Schema:
 
 def template(action: str) -> str:
     """The text of the spec file that holds every default of an action."""
-    return (folder() / manifest()["actions"][action]["template"]).read_text(encoding="utf-8")
+    name: str = manifest()["actions"][action]["template"]
+    return (folder() / name).read_text(encoding="utf-8")
 
 
 def _read(name: str) -> Mapping[str, Any]:
