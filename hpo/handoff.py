@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 from model.spec import ExperimentSpec
 
@@ -54,7 +55,7 @@ class Delivery(NamedTuple):
         for row in self.rows:
             score = "not measured" if row.map50 is None else f"{row.map50:.4f}"
             change = "" if row.difference is None else f"{row.difference:+.4f}"
-            table.add_row(row.form, str(row.file), f"{row.bytes / 1e6:.1f}", score, change)
+            table.add_row(row.form, Text(str(row.file), overflow="fold"), f"{row.bytes / 1e6:.1f}", score, change)
         return table
 
 
