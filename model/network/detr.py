@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.errors import SpecError
 from model.network.resnet import RESNETS, FrozenBatchNorm2d, ResNet
 from model.network.transformer import Sizes, Transformer, add_delta
 from model.spec import ModelSpec
@@ -165,9 +166,11 @@ def build(spec: ModelSpec, num_classes: int, *, pretrained: bool) -> DeformableD
 def _check(spec: ModelSpec, num_classes: int) -> None:
     """The rules that this network adds to those of the spec."""
     if spec.backbone not in RESNETS:
-        raise ValueError(
-            f"`model.backbone` must be one of {', '.join(RESNETS)} in this version, but is `{spec.backbone}`; "
-            "choose one of them."
+        raise SpecError(
+            [
+                f"`model.backbone` must be one of {', '.join(RESNETS)} in this version, but is `{spec.backbone}`; "
+                "choose one of them."
+            ]
         )
     indices = spec.return_interm_indices
     if (
@@ -175,14 +178,18 @@ def _check(spec: ModelSpec, num_classes: int) -> None:
         or len(set(indices)) != len(indices)
         or not set(indices) <= set(range(5))
     ):
-        raise ValueError(
-            "`model.return_interm_indices` must hold `model.num_feature_levels` different numbers within 0..4, but is "
-            f"{list(indices)} with num_feature_levels={spec.num_feature_levels}; change one of them."
+        raise SpecError(
+            [
+                "`model.return_interm_indices` must hold `model.num_feature_levels` different numbers within 0..4, "
+                f"but is {list(indices)} with num_feature_levels={spec.num_feature_levels}; change one of them."
+            ]
         )
     if spec.hidden_dim % spec.nheads or spec.hidden_dim % 4:
-        raise ValueError(
-            "`model.hidden_dim` must be a multiple of `model.nheads` and of 4 (sine positions), but got hidden_dim="
-            f"{spec.hidden_dim}, nheads={spec.nheads}; choose such a multiple."
+        raise SpecError(
+            [
+                "`model.hidden_dim` must be a multiple of `model.nheads` and of 4 (sine positions), but got hidden_dim="
+                f"{spec.hidden_dim}, nheads={spec.nheads}; choose such a multiple."
+            ]
         )
     if num_classes < 1:
-        raise ValueError(f"`dataset.num_classes` must be at least 1, but is {num_classes}.")
+        raise SpecError([f"`dataset.num_classes` must be at least 1, but is {num_classes}."])

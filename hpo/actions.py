@@ -1,0 +1,121 @@
+"""The plain actions, as both commands offer them: read the spec, find the folder, call the room that does it."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpo import runs
+from hpo.spec import Request, read_request
+from model.errors import SpecError
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """`deformable_detr train`: once, into `<results_dir>/train`."""
+    request = _read(arguments, "train")
+    from model.train import train as train_once
+
+    result = train_once(request.spec, _folder(request, "train"), cpus=os.cpu_count())
+    print(f"wrote {result.last}")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    request = _read(arguments, "evaluate")
+    given, folder = _with_checkpoint(request, arguments, "evaluate"), _folder(request, "evaluate", arguments)
+    if _is_onnx(given, "evaluate"):
+        from deploy.evaluate import evaluate_action as score
+    else:
+        from model.evaluate import evaluate as score
+    result = score(given, folder, cpus=os.cpu_count() or 1)
+    for name, value in result.numbers.items():
+        print(f"{name:10s} {value:.4f}")
+    print(f"wrote {folder}/metrics.json, per_class.csv, predictions.json")
+
+
+def inference(arguments: argparse.Namespace) -> None:
+    request = _read(arguments, "inference")
+    given, folder = _with_checkpoint(request, arguments, "inference"), _folder(request, "inference", arguments)
+    if _is_onnx(given, "inference"):
+        from deploy.inference import inference_action as label
+    else:
+        from model.inference import inference as label
+    count = label(given, folder)
+    print(f"{count} images: wrote {folder}/labels and {folder}/images_annotated")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    request = _read(arguments, "export")
+    import dataclasses
+
+    from deploy.export import export_action
+
+    section = request.sections["export"]
+    if getattr(arguments, "run", None):
+        checkpoint = runs.checkpoint_of(arguments.run)
+        default = section.onnx_file or str(_folder(request, "export", arguments) / "model.onnx")
+        section = dataclasses.replace(section, checkpoint=str(checkpoint), onnx_file=default)
+    print(f"wrote {export_action(request.spec, section)}")
+
+
+def gen_trt_engine(arguments: argparse.Namespace) -> None:
+    request = _read(arguments, "gen_trt_engine")
+    import dataclasses
+
+    from deploy.engine import gen_trt_engine_action
+
+    section = request.sections["gen_trt_engine"]
+    if getattr(arguments, "run", None):
+        run = runs.find_run(arguments.run)
+        section = dataclasses.replace(
+            section,
+            onnx_file=section.onnx_file or str(run / "model.onnx"),
+            trt_engine=section.trt_engine or str(run / "model.engine"),
+        )
+    print(f"wrote {gen_trt_engine_action(section)}")
+
+
+def _read(arguments: argparse.Namespace, action: str) -> Request:
+    if arguments.spec is None and not getattr(arguments, "run", None):
+        raise SpecError([f"`ddetr {action}` needs a spec (-e SPEC) or a finished run (--from RUN); give one."])
+    request = read_request(arguments.spec, arguments.overrides, action=action)
+    if arguments.program == "deformable_detr" and request.automl_keys:
+        keys = ", ".join(request.automl_keys)
+        print(f"{keys}: passed over; `deformable_detr` runs the plain action, `ddetr train` searches")
+    return request
+
+
+def _with_checkpoint(request: Request, arguments: argparse.Namespace, action: str) -> dict[str, Any]:
+    """The user's own keys, with the run's checkpoint where `--from` names one."""
+    given = dict(request.raw)
+    if getattr(arguments, "run", None):
+        given[action] = {**(given.get(action) or {}), "checkpoint": str(runs.checkpoint_of(arguments.run))}
+    return given
+
+
+def _is_onnx(given: Mapping[str, Any], action: str) -> bool:
+    return str((given.get(action) or {}).get("checkpoint") or "").endswith(".onnx")
+
+
+def _folder(request: Request, action: str, arguments: argparse.Namespace | None = None) -> Path:
+    """`<action>.results_dir`, else `<results_dir>/<action>`, else below the run that `--from` names."""
+    section = (request.raw.get(action) or {}).get("results_dir")
+    root = request.raw.get("results_dir")
+    if section:
+        return Path(section).resolve()
+    if root:
+        return Path(root).resolve() / action
+    run = getattr(arguments, "run", None) if arguments is not None else None
+    if run:
+        return _run_folder(run) / action
+    raise SpecError([
+        f"a results folder must be set, but `results_dir` and `{action}.results_dir` are unset; "
+        f"set one: results_dir=results."
+    ])  # fmt: skip
+
+
+def _run_folder(name: str) -> Path:
+    head, _, number = name.rstrip("/").rpartition("/")
+    if number.isdigit() and not Path(name).is_dir():
+        return runs.find_run(head) / "trials" / number
+    return runs.find_run(name)

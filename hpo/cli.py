@@ -1,0 +1,148 @@
+"""The two commands, through a literal table. Knows arguments and exit codes; each command's work is elsewhere.
+
+`ddetr` decides by policy whether to search; `deformable_detr` is the TAO-compatible spelling, the plain action only.
+Exit codes: 0 done, 1 failed, 2 wrong usage or invalid spec, 130 interrupted. A user's mistake is one paragraph without
+a traceback; what nobody foresaw keeps its traceback.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+
+class Command(NamedTuple):
+    function: str
+    """module:function, called with the parsed arguments."""
+    help: str
+    arguments: Sequence[str]
+    """Which of ARGUMENTS it takes."""
+
+
+ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "spec": (("-e", "--experiment_spec_file"), {"required": True, "metavar": "SPEC", "type": Path, "dest": "spec"}),
+    "optional spec": (("-e", "--experiment_spec_file"), {"metavar": "SPEC", "type": Path, "dest": "spec"}),
+    "overrides": (("overrides",), {"nargs": "*", "metavar": "key=value", "help": "spec keys, dotted"}),
+    "request": (("--request",), {"metavar": "TEXT", "help": 'what is wanted, in words: "plain training", "no HPO"'}),
+    "no-automl": (("--no-automl",), {"action": "store_true", "help": "train once: automl_policy=off for this run"}),
+    "dry-run": (("--dry-run",), {"action": "store_true", "help": "show what would be done, and stop"}),
+    "from": (("--from",), {"metavar": "RUN", "dest": "run", "help": "a finished run, or RUN/7 for its trial 7"}),
+    "run": (("run",), {"metavar": "RUN", "help": "a run's folder, or its id below runs/"}),
+    "dataset": (("dataset",), {"choices": ("digits",)}),
+    "out": (("--out",), {"required": True, "type": Path, "metavar": "DIR"}),
+    "classes": (("--classes",), {"choices": ("one", "ten"), "default": "one"}),
+    "size": (("--size",), {"type": int, "default": 96, "help": "side of the pictures, pixels"}),
+    "images": (("--images",), {"type": int, "default": 600, "help": "training pictures"}),
+    "seed": (("--seed",), {"type": int, "default": 0}),
+}
+ACTION = ("optional spec", "from", "overrides")
+DDETR: Mapping[str, Command] = {
+    "train": Command(
+        "hpo.launch:train",
+        "search and train, or train once, by automl_policy",
+        ("spec", "request", "no-automl", "dry-run", "overrides"),
+    ),
+    "resume": Command("hpo.launch:resume", "go on with a search after any interruption", ("run",)),
+    "space": Command("hpo.launch:space", "what is searched, what is not, and why", ("spec", "overrides")),
+    "evaluate": Command("hpo.actions:evaluate", "score a checkpoint or an ONNX file on the test data", ACTION),
+    "inference": Command("hpo.actions:inference", "label and draw images", ACTION),
+    "export": Command("hpo.actions:export", "checkpoint to ONNX", ACTION),
+    "gen_trt_engine": Command("hpo.actions:gen_trt_engine", "ONNX to a TensorRT engine", ACTION),
+    "make-data": Command(
+        "hpo.launch:make_data",
+        "write a sample COCO set of real scanned digits",
+        ("dataset", "out", "classes", "size", "images", "seed"),
+    ),
+}
+DIRECT: Mapping[str, Command] = {
+    "train": Command("hpo.actions:train", "train once", ("spec", "overrides")),
+    **{
+        name: DDETR[name]._replace(arguments=("spec", "overrides"))
+        for name in ("evaluate", "inference", "export", "gen_trt_engine")
+    },
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`ddetr`."""
+    return _run("ddetr", DDETR, argv)
+
+
+def direct(argv: Sequence[str] | None = None) -> int:
+    """`deformable_detr`: no policy, no run folder, TAO's files in TAO's places."""
+    return _run("deformable_detr", DIRECT, argv)
+
+
+def _run(program: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
+    arguments = _parser(program, commands).parse_args(argv)
+    arguments.program = program
+    _quiet()
+    try:
+        _function(commands[arguments.command].function)(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        code = exit_code(error)
+        if code is None or arguments.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return code
+    return DONE
+
+
+def exit_code(error: BaseException) -> int | None:
+    """The exit code of a named error; None for one that only a fault of ours can raise."""
+    from hpo import errors as hpo_errors
+    from model import errors as model_errors
+
+    wrong = (
+        model_errors.SpecError, model_errors.DataError, model_errors.CheckpointError,
+        hpo_errors.PolicyError, hpo_errors.RunError, hpo_errors.ShadowedPackageError,
+    )  # fmt: skip
+    failed = (model_errors.NonFiniteLoss, model_errors.OutOfMemory, hpo_errors.SweepStoppedError)
+    if isinstance(error, wrong):
+        return WRONG
+    return FAILED if isinstance(error, (*failed, OSError)) or _is_deploy_error(error) else None
+
+
+def _is_deploy_error(error: BaseException) -> bool:
+    # By name: importing deploy would import torch, and an error of its own means that it is imported already.
+    return type(error).__module__.startswith("deploy.")
+
+
+def _parser(program: str, commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Hyperparameter search, training and deployment for Deformable DETR.",
+        epilog="exit codes: 0 done, 1 failed, 2 wrong usage or invalid spec, 130 interrupted",
+    )
+    every = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in commands.items():
+        one = every.add_parser(name, help=command.help, description=command.help)
+        for argument in command.arguments:
+            flags, options = ARGUMENTS[argument]
+            one.add_argument(*flags, **options)
+        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _function(name: str) -> Callable[[argparse.Namespace], None]:
+    module, _, function = name.partition(":")
+    found: Callable[[argparse.Namespace], None] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _quiet() -> None:
+    """Our own lines on standard output as they come; other libraries' only from warnings up; no telemetry."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    for ours in ("hpo", "model", "deploy", "search_spaces", "schemas"):
+        logging.getLogger(ours).setLevel(logging.INFO)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -1,0 +1,69 @@
+"""Where runs lie and what they are called: `<results_dir or runs/>/<run id>`, `RUN/7` for a trial. Reads no results."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpo.errors import RunError
+from model.spec import ExperimentSpec
+
+HANDOFF, BEST = "handoff.json", "model_best.pth"
+SECTIONS = "deploy.yaml"
+
+
+def results_root(spec: ExperimentSpec) -> Path:
+    return Path(spec.train.results_dir or spec.results_dir or "runs").resolve()
+
+
+def new_run(root: Path, spec_file: Path) -> Path:
+    """A fresh folder `<root>/<spec's name>-<date>-<time>`; its name is the run's id for good."""
+    name = f"{spec_file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for place in range(1, 100):
+        folder = root / (name if place == 1 else f"{name}-{place}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise RunError(f"a new run needs a name that is not taken, but 99 of {root / name} are; wait a second.")
+
+
+def find_run(name: str, root: Path = Path("runs")) -> Path:
+    """The folder of a run given by path, or by id below `root`."""
+    for folder in (Path(name), root / name):
+        if folder.is_dir():
+            return folder.resolve()
+    there = sorted(path.name for path in root.glob("*") if path.is_dir()) if root.is_dir() else []
+    known = f"{root}/ holds {', '.join(there[-5:])}" if there else f"there is no run in {root}/"
+    raise RunError(f"RUN must be a run's folder or its id, but `{name}` is neither; {known}.")
+
+
+def checkpoint_of(name: str) -> Path:
+    """The checkpoint of a finished run (its winner) or, for `RUN/7`, the best one of its trial 7."""
+    run, _, number = name.rstrip("/").rpartition("/")
+    if number.isdigit() and not Path(name).joinpath(HANDOFF).exists():
+        found = find_run(run) / "trials" / number / BEST
+    else:
+        folder = find_run(name)
+        handoff = folder / HANDOFF
+        if not handoff.is_file():
+            raise RunError(f"a finished run holds {HANDOFF}, but {folder} does not; `ddetr resume {name}` goes on.")
+        found = folder / str(json.loads(handoff.read_text(encoding="utf-8"))["checkpoint"])
+    if not found.is_file():
+        raise RunError(f"the run must still hold its checkpoint, but there is no file {found}.")
+    return found
+
+
+def write_sections(run: Path, sections: Mapping[str, Any]) -> None:
+    """Keeps the deployment sections beside the spec, for the handoff after a resume."""
+    (run / SECTIONS).write_text(yaml.safe_dump(dict(sections), sort_keys=False), encoding="utf-8")
+
+
+def read_sections(run: Path) -> dict[str, Any]:
+    path = run / SECTIONS
+    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return dict(found or {})
