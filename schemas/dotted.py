@@ -32,16 +32,11 @@ def put(nested: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
 
 
 def drop(nested: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A copy of `nested` without the value at `name`; no error where there is none. A list keeps its length: an
-    item becomes None, so that the places of the others stay what they were."""
-    if not has(nested, name):
-        return dict(nested)
-    head, _, last = ".".join(split(name)).rpartition(".")
-    parent = get(nested, head) if head else nested
-    if isinstance(parent, list):
-        return put(nested, name, None)
-    smaller = {key: value for key, value in parent.items() if str(key) != last}
-    return put(nested, head, smaller) if head else smaller
+    """A copy of `nested` without the value at `name`; no error where there is none. A key that itself has dots in it
+    counts too. An item of a list becomes None, so that the places of the others stay what they were."""
+    dropped = _drop(nested, ".".join(split(name)))
+    assert isinstance(dropped, dict)
+    return dropped
 
 
 def leaves(nested: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -89,3 +84,16 @@ def _put(nested: Any, steps: tuple[str, ...], value: Any) -> Any:
     copy = dict(nested) if isinstance(nested, Mapping) else {}
     copy[step] = _put(copy.get(step), rest, value)
     return copy
+
+
+def _drop(nested: Any, name: str) -> Any:
+    first, _, rest = name.partition(".")
+    if isinstance(nested, list) and first.isdecimal():
+        return [each if place != int(first) else _drop(each, rest) if rest else None
+                for place, each in enumerate(nested)]  # fmt: skip
+    if not isinstance(nested, Mapping):
+        return nested
+    kept = {key: value for key, value in nested.items() if str(key) != name}
+    if rest and first in kept:
+        kept[first] = _drop(kept[first], rest)
+    return kept

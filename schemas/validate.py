@@ -143,7 +143,7 @@ def _explain(
     name = ".".join(map(str, error.absolute_path))
     if error.validator == "additionalProperties":
         known = sorted(_members(schema, name))
-        unknown = [key for key in error.instance if key not in known]
+        unknown = [key for key in dotted.get(given, name, {}) if key not in known]
         return [Problem(f"{name}.{key}", _unknown(f"{name}.{key}", known, schemas)) for key in unknown]
     leaf = schema.leaves.get(name)
     value = dotted.get(given, name)
@@ -171,6 +171,9 @@ def _near_choice(value: Any, leaf: Leaf) -> str:
 def _unknown(name: str, siblings: list[str], schemas: Iterable[Schema]) -> str:
     """The nearest sibling; else the same last name elsewhere; else what is known here."""
     key = name.rpartition(".")[2]
+    if any(name in schema.leaves or name in schema.groups for schema in schemas):
+        # `train.optim.lr: 1e-4` in a file: the dotted form is for the command line.
+        return f"unknown key `{name}`: a file has groups in place of the dots, each nested in the one before."
     near = get_close_matches(key, siblings, n=1)
     if near:
         head = name[: len(name) - len(key)]

@@ -66,7 +66,7 @@ def derive(
     if choice.tier not in TIERS:
         raise ValueError(f"`tier` must be one of {', '.join(TIERS)}, but is {choice.tier!r}.")
     candidates = _candidates(read, overlay, choice)
-    fixed = {_find(name, read.leaves): value for name, value in choice.fix.items()}
+    fixed = {full_name(name, read.leaves): value for name, value in choice.fix.items()}
     effective = dotted.merge(read.default, _without_unset(spec))
     for name, value in fixed.items():
         effective = dotted.put(effective, name, value)
@@ -74,7 +74,7 @@ def derive(
 
     dropped: list[Dropped] = []
     refused: dict[str, str] = {}
-    excluded = {_find(name, _names(candidates)) for name in choice.exclude}
+    excluded = {full_name(name, _names(candidates)) for name in choice.exclude}
     for candidate in candidates:
         if reason := _unwanted(candidate, choice, fixed, excluded):
             refused[candidate.name] = reason
@@ -117,7 +117,7 @@ def _candidates(schema: Schema, overlay: Mapping[str, Any], choice: Choice) -> l
 
     by_name = _names(made.values())
     for text, given in [*((name, None) for name in choice.params or ()), *choice.ranges.items()]:
-        name = _find(text.lstrip("+"), [*by_name, *schema.leaves])
+        name = full_name(text.lstrip("+"), [*by_name, *schema.leaves])
         if name in derived:
             continue
         leaf = schema.leaves.get(name)
@@ -151,7 +151,7 @@ def _names(candidates: Iterable[_Candidate]) -> dict[str, _Candidate]:
     return {**by_target, **{candidate.name: candidate for candidate in given}}
 
 
-def _find(text: str, known: Iterable[str]) -> str:
+def full_name(text: str, known: Iterable[str]) -> str:
     """The full name that `text` stands for: itself, or the only one that ends with it."""
     names = list(dict.fromkeys(known))
     ends = [name for name in names if name.endswith(f".{text}")]
