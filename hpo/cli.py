@@ -102,19 +102,23 @@ def exit_code(error: BaseException) -> int | None:
     from hpo import errors as hpo_errors
     from model import errors as model_errors
 
-    wrong = (
-        model_errors.SpecError, model_errors.DataError, model_errors.CheckpointError,
-        hpo_errors.PolicyError, hpo_errors.RunError, hpo_errors.ShadowedPackageError,
-    )  # fmt: skip
-    failed = (model_errors.NonFiniteLoss, model_errors.OutOfMemory, hpo_errors.SweepStoppedError)
-    if isinstance(error, wrong):
+    wrong = (model_errors.SpecError, model_errors.DataError, model_errors.CheckpointError, hpo_errors.PolicyError)
+    failed = (model_errors.NonFiniteLoss, model_errors.OutOfMemory, hpo_errors.SweepStoppedError, OSError)
+    if isinstance(error, wrong) or (isinstance(error, ValueError) and _is_ours(_origin(error))):
         return WRONG
-    return FAILED if isinstance(error, (*failed, OSError)) or _is_deploy_error(error) else None
+    return FAILED if isinstance(error, failed) or _is_ours(type(error).__module__) else None
 
 
-def _is_deploy_error(error: BaseException) -> bool:
-    # By name: importing deploy would import torch, and an error of its own means that it is imported already.
-    return type(error).__module__.startswith("deploy.")
+def _origin(error: BaseException) -> str:
+    """The module that raised: a ValueError of ours is for what a user wrote, a library's is a fault of ours."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] in ("hpo", "model", "deploy", "schemas", "search_spaces")
 
 
 def _parser(program: str, commands: Mapping[str, Command]) -> argparse.ArgumentParser:

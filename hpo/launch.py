@@ -14,35 +14,35 @@ from rich.console import Console
 from rich.table import Table
 
 from hpo import policy, runs
-from hpo.errors import RunError
+from hpo.errors import RunError, SweepStoppedError
 from hpo.show_space import print_space
-from hpo.spec import Request, read_request
-from model.errors import SpecError
+from hpo.spec import read_request
 from model.spec import ExperimentSpec
-from schemas import dotted
+from schemas import dotted, packaged
 from schemas.structure import structure, unstructure
 
 if TYPE_CHECKING:
     from deploy.spec import ExportSpec, GenTrtEngineSpec
     from hpo.result import SweepResult, TrialRecord
-    from model.train import TrainResult
-    from search_spaces.space import SearchSpace
 
 out = Console(highlight=False, soft_wrap=True)
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Searches, or trains once, by policy; then hands the result over."""
+    from hpo.handoff import check
+
     out.print(f"reading {arguments.spec}")
     overrides = [*arguments.overrides, *(["automl_policy=off"] if arguments.no_automl else [])]
     request = read_request(arguments.spec, overrides, action="train", request_text=arguments.request)
-    decision = policy.resolve(request)
+    decision = policy.resolve(request.policy, request.action)
     out.print(decision.because)
     if decision.run_hpo:
-        _require_validation(request.spec)
-        space = _space_of(request)
+        policy.require_metric(_validates(request.spec))
+        space = request.space()
         print_space(space, out)
     _check_data(request.spec)
+    check(request.sections["export"], request.sections["gen_trt_engine"])
     if arguments.dry_run:
         out.print("dry run: nothing was started")
         return
@@ -78,7 +78,7 @@ def resume(arguments: argparse.Namespace) -> None:
 def space(arguments: argparse.Namespace) -> None:
     """Prints the derived space of a spec, whatever the policy."""
     request = read_request(arguments.spec, arguments.overrides, action="train")
-    print_space(_space_of(request), out)
+    print_space(request.space(), out)
 
 
 def make_data(arguments: argparse.Namespace) -> None:
@@ -89,16 +89,8 @@ def make_data(arguments: argparse.Namespace) -> None:
     out.print("next: ddetr train -e experiments/quickstart.yaml")
 
 
-def _space_of(request: Request) -> "SearchSpace":
-    return policy.space_of(request)
-
-
-def _require_validation(spec: ExperimentSpec) -> None:
-    if not any(source.json_file for source in spec.dataset.val_data_sources):
-        raise SpecError([
-            "a search needs validation data, which its metric val_mAP50 is measured on, but `dataset.val_data_sources` "
-            "names none; set it, or train without a search: automl_policy=off."
-        ])  # fmt: skip
+def _validates(spec: ExperimentSpec) -> bool:
+    return any(source.json_file for source in spec.dataset.val_data_sources)
 
 
 def _check_data(spec: ExperimentSpec) -> None:
@@ -153,10 +145,8 @@ def _plain(run: Path, spec: ExperimentSpec) -> None:
 
 def _columns(spec: ExperimentSpec) -> dict[str, Any]:
     """The values of a plain run that a comparison with a search's trials would show."""
-    from schemas.packaged import load_schema
-
     nested = spec.to_dict()
-    searchable = load_schema("train").get("automl_default_parameters", [])
+    searchable = packaged.document("train")["automl_default_parameters"]
     return {name: dotted.get(nested, name) for name in sorted(searchable)}
 
 
@@ -165,7 +155,9 @@ def _finish_sweep(run: Path, spec: ExperimentSpec, result: "SweepResult") -> Non
     _print_rows("Trials", result.table())
     out.print(result.verdict())
     if best is None or best.checkpoint is None:
-        raise SweepFailed(f"no trial of {run.name} completed; `ddetr resume {run}` goes on when the cause is mended.")
+        raise SweepStoppedError(
+            f"no trial of {run.name} completed; `ddetr resume {run}` goes on when the cause is mended."
+        )
     budget = {"epochs": float(best.measurements[-1].epoch), "seconds": best.seconds}
     lineage = {
         "run": run.name,
@@ -206,7 +198,7 @@ def _hand_off(
     )
     out.print(delivery.table())
     for remark in delivery.remarks:
-        out.print(remark)
+        out.print(remark, markup=False)
     out.print(f"compare trials: mlflow ui --backend-store-uri {tracking_uri(run.parent)}")
     out.print(f"next: ddetr evaluate --from {os.path.relpath(run)}")
 
