@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
+from model.metrics import VAL_MAP50
+from model.spec import ExperimentSpec, InferSource, Source
 from schemas.build import build_schema, to_json, to_template
 from schemas.fields import field
 
@@ -18,24 +21,27 @@ SHARED = ("dataset", "encryption_key", "model", "model_name", "quantize", "resul
 """Sections of every action's schema; evaluate, inference, export and gen_trt_engine add their own."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """The top-level keys that ExperimentSpec passes over."""
+
+    export: ExportSpec = field(ExportSpec, title="Export", doc="Writes the network as ONNX.")
+    gen_trt_engine: GenTrtEngineSpec = field(
+        GenTrtEngineSpec,
+        title="Engine",
+        doc="Builds a TensorRT engine from ONNX.",
+        popular=("batch_size", "gpu_id", "tensorrt"),
+    )
+    quantize: QuantizeSpec = field(
+        QuantizeSpec,
+        title="Quantisation",
+        doc="Lowers the precision of a trained model.",
+        extra={"required": ["model_path", "results_dir"]},
+    )
+
+
 def build() -> dict[str, str]:
     """File name -> text of everything that `make schemas` writes."""
-    from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
-    from model.metrics import VAL_MAP50
-    from model.spec import ExperimentSpec, InferSource, Source
-
-    @dataclass(frozen=True, kw_only=True)
-    class Deployment:
-        export: ExportSpec = field(ExportSpec, title="Export", doc="Writes the network as ONNX.")
-        gen_trt_engine: GenTrtEngineSpec = field(
-            GenTrtEngineSpec, title="Engine", doc="Builds a TensorRT engine from ONNX.",
-            popular=("batch_size", "gpu_id", "tensorrt"),
-        )  # fmt: skip
-        quantize: QuantizeSpec = field(
-            QuantizeSpec, title="Quantisation", doc="Lowers the precision of a trained model.",
-            extra={"required": ["model_path", "results_dir"]},
-        )  # fmt: skip
-
     texts: dict[str, str] = {}
     for action in ACTIONS:
         document = build_schema(

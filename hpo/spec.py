@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
 from hpo.policy import Policy, read_policy
 from model.errors import SpecError
 from model.spec import DEPLOY_SECTIONS, ExperimentSpec
@@ -21,6 +22,7 @@ from search_spaces import overlays
 from search_spaces.derive import TIERS, Choice, derive, full_name
 from search_spaces.space import SearchSpace
 
+DEPLOYMENT: Mapping[str, type] = {"export": ExportSpec, "gen_trt_engine": GenTrtEngineSpec, "quantize": QuantizeSpec}
 POLICY, BLOCK = "automl_policy", "automl"
 PATHS = frozenset({
     "image_dir", "json_file", "classmap", "results_dir", "checkpoint", "trt_engine", "onnx_file", "timing_cache",
@@ -82,8 +84,10 @@ class Request:
 def read_request(
     path: Path | None, overrides: Sequence[str] = (), *, action: str = "train", request_text: str | None = None
 ) -> Request:
-    """Reads (no path: nothing but the overrides), overrides, checks and makes paths absolute (to the current folder, as TAO does). SpecError lists every
-    problem, each with its place in the file. Rules between network keys count only where the action builds one."""
+    """Reads, overrides, checks and makes paths absolute (to the current folder, as TAO does).
+
+    SpecError lists every problem with its place. Rules between keys of the network count for `train` only.
+    """
     try:
         document = yamlio.override(yamlio.load(path) if path else yamlio.loads("", source="nothing"), overrides)
     except yamlio.SpecFileError as error:
@@ -179,12 +183,9 @@ def _structure(given: Mapping[str, Any], action: str) -> tuple[ExperimentSpec, d
 
 
 def _deploy_sections(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
-
     sections: dict[str, Any] = {}
     problems: list[str] = []
-    classes: Mapping[str, type] = {"export": ExportSpec, "gen_trt_engine": GenTrtEngineSpec, "quantize": QuantizeSpec}
-    for name, cls in classes.items():
+    for name, cls in DEPLOYMENT.items():
         section = given.get(name)
         sections[name], found = structure(cls, section if isinstance(section, Mapping) else {}, name)
         problems += found
