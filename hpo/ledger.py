@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 REDRAWS = 10
 """Draws in a row that repeat a known configuration before the space counts as exhausted."""
-INFEASIBLE_CONSTRAINT = "feasible"
-"""Constraint of the study, at most 0 where a configuration can run."""
+CONSTRAINT = "infeasible"
+"""Constraint of the study: above 0 where a configuration cannot run."""
 
 
 class Ledger:
@@ -185,14 +185,16 @@ class Ledger:
 
     def _tell(self, number: int, outcome: Outcome) -> None:
         trial = self._live.pop(number)
+        if outcome in (Outcome.FAILED, Outcome.LOST):
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        # On every trial, as the GP wants it.
+        trial.set_constraint(CONSTRAINT, 1.0 if outcome is Outcome.INFEASIBLE else -1.0)
         if outcome is Outcome.COMPLETED:
             values = self.curves[number].values()
             self._study.tell(trial, max(values) if self.metric.goal == "maximize" else min(values))
-        elif outcome in (Outcome.PRUNED, Outcome.INFEASIBLE):
-            trial.set_constraint(INFEASIBLE_CONSTRAINT, 1.0 if outcome is Outcome.INFEASIBLE else -1.0)
-            self._study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._study.tell(trial, state=TrialState.FAIL)
+            self._study.tell(trial, state=TrialState.PRUNED)
 
     def lose(self, number: int) -> int:
         """Puts a trial whose worker died back in the queue. Returns how often that has happened to it."""
@@ -214,7 +216,7 @@ class Ledger:
 
 
 def quiet() -> None:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def epoch_key(epoch: int) -> str:

@@ -78,3 +78,8 @@ def to_the_end(epochs: int, metric: Metric) -> Halving:
 
 
 SCHEDULERS: Mapping[str, Callable[[int, Metric], Halving]] = {"asha": gentle, "none": to_the_end}
+
+
+def check(name: str) -> None:
+    if name not in SCHEDULERS:
+        raise ValueError(f"`automl.scheduler` must be one of {', '.join(SCHEDULERS)}, but is {name!r}.")

@@ -5,11 +5,17 @@ are, because a sampler made twice from one seed repeats itself.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 if TYPE_CHECKING:
     from search_spaces.space import Parameter, SearchSpace
@@ -23,8 +29,44 @@ def _tpe(seed: int, known: int) -> BaseSampler:
     return TPESampler(seed=seed + known, n_startup_trials=STARTUP)
 
 
+class SeeingGP(GPSampler):
+    """Optuna's GP reads completed trials only: one told as pruned, and the constraint on it, would be as good as
+    forgotten. This one is shown them as completed: with their best value, or, infeasible, with the worst known value
+    and their constraint. The study itself keeps the truth."""
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return super().infer_relative_search_space(_all_completed(study), trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        view = _all_completed(study)
+        return super().sample_relative(view, view.get_trials(deepcopy=False)[trial.number], search_space)
+
+
+def _all_completed(study: Study) -> Study:
+    pick, worst_of = (max, min) if study.direction is StudyDirection.MAXIMIZE else (min, max)
+    trials = study.get_trials(deepcopy=False)
+    values: dict[int, float] = {}
+    for trial in trials:
+        if trial.state is TrialState.COMPLETE and trial.value is not None:
+            values[trial.number] = trial.value
+        elif trial.state is TrialState.PRUNED and trial.intermediate_values:
+            values[trial.number] = pick(trial.intermediate_values.values())
+    worst = worst_of(values.values(), default=0.0)
+    view = optuna.create_study(direction=study.direction)
+    for trial in trials:
+        if trial.state is TrialState.PRUNED:
+            shown = copy(trial)
+            shown.state, shown.value = TrialState.COMPLETE, values.get(trial.number, worst)
+            view.add_trial(shown)
+        else:  # also those it passes over, so that numbers stay what they are
+            view.add_trial(trial)
+    return view
+
+
 def _gp(seed: int, known: int) -> BaseSampler:
-    return GPSampler(seed=seed + known, n_startup_trials=STARTUP)
+    return SeeingGP(seed=seed + known, n_startup_trials=STARTUP)
 
 
 def _random(seed: int, known: int) -> BaseSampler:
@@ -33,9 +75,10 @@ def _random(seed: int, known: int) -> BaseSampler:
 
 def _qmc(seed: int, known: int) -> BaseSampler:
     # One sequence for the whole study: its place in it is kept there, so this seed must not move.
-    return QMCSampler(
-        scramble=True, seed=seed, independent_sampler=RandomSampler(seed=seed + known), warn_independent_sampling=False
-    )
+    first = RandomSampler(seed=seed + known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return QMCSampler(scramble=True, seed=seed, independent_sampler=first, warn_independent_sampling=False)
 
 
 SEARCHERS: Mapping[str, Callable[[int, int], BaseSampler]] = {
@@ -47,9 +90,13 @@ SEARCHERS: Mapping[str, Callable[[int, int], BaseSampler]] = {
 """Name to a sampler made from (seed, number of trials that exist)."""
 
 
-def sampler(name: str, seed: int, known: int) -> BaseSampler:
+def check(name: str) -> None:
     if name not in SEARCHERS:
         raise ValueError(f"`automl.searcher` must be one of {', '.join(SEARCHERS)}, but is {name!r}.")
+
+
+def sampler(name: str, seed: int, known: int) -> BaseSampler:
+    check(name)
     return SEARCHERS[name](seed, known)
 
 

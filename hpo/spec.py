@@ -82,11 +82,17 @@ class Request:
 
 
 def read_request(
-    path: Path | None, overrides: Sequence[str] = (), *, action: str = "train", request_text: str | None = None
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    action: str = "train",
+    request_text: str | None = None,
+    automl: bool = True,
 ) -> Request:
     """Reads, overrides, checks and makes paths absolute (to the current folder, as TAO does).
 
     SpecError lists every problem with its place. Rules between keys of the network count for `train` only.
+    automl: False passes over `automl_policy` and the `automl:` block unread, as the plain actions do.
     """
     try:
         document = yamlio.override(yamlio.load(path) if path else yamlio.loads("", source="nothing"), overrides)
@@ -95,8 +101,9 @@ def read_request(
     problems: list[str] = []
     given = dict(document.data)
     automl_keys = tuple(name for name in (POLICY, BLOCK) if name in given)
-    policy = _policy(given.pop(POLICY, None), request_text, problems)
-    sweep = _sweep(given.pop(BLOCK, None), problems)
+    wanted, block = given.pop(POLICY, None), given.pop(BLOCK, None)
+    policy = _policy(wanted, request_text, problems) if automl else "off"
+    sweep = _sweep(block if automl else None, problems)
     for name, value in sweep.fix.items():
         given = dotted.put(given, name, value)
     fixed = dict.fromkeys(map(dotted.split, sweep.fix), f"by {BLOCK}.fix")

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hpo import guard
+from hpo import guard, schedulers, searchers
 from hpo.console import Console
 from hpo.faults import RunError, SweepStoppedError
 from hpo.ledger import Ledger, write_spec
 from hpo.locks import exclusive
 from hpo.result import Outcome, SweepResult, TrialRecord
-from hpo.schedulers import SCHEDULERS
 from hpo.tracking import Tracker
 from hpo.trial import FINAL
 from model.metrics import VAL_MAP50, Measurement, Metric
@@ -63,6 +62,8 @@ def run_sweep(
     run_dir = run_dir.resolve()
     if (run_dir / SWEEP_FILE).exists():
         raise RunError(f"a new sweep needs a folder without one, but {run_dir} holds {SWEEP_FILE}; use `ddetr resume`.")
+    searchers.check(sweep.searcher)
+    schedulers.check(sweep.scheduler)
     with exclusive(run_dir / ".lock", holder="another driver"):
         seed = sweep.seed if sweep.seed is not None else max(spec.train.seed, 0)
         ledger = Ledger.create(
@@ -155,7 +156,7 @@ class Driver:
         self, ledger: Ledger, spec: ExperimentSpec, sweep: "SweepSpec", console: Console, tracker: Tracker
     ) -> None:
         self.ledger, self._console, self._tracker = ledger, console, tracker
-        self._rule = SCHEDULERS[sweep.scheduler](spec.train.num_epochs, ledger.metric)
+        self._rule = schedulers.SCHEDULERS[sweep.scheduler](spec.train.num_epochs, ledger.metric)
         self._finals: dict[int, dict[str, Any]] = {}
         """How running trials said they ended, or why they were told to stop."""
         self._ends: list[tuple[Outcome, str]] = [

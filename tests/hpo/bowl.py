@@ -23,6 +23,9 @@ class Result(NamedTuple):
 EPOCH_S = float(os.environ.get("BOWL_EPOCH_S", "0.0"))
 
 
+MISFORTUNES = tuple(kind * 1e-6 * 1e6 for kind in (1, 2, 3, 4))
+
+
 def bowl(lr: float, epoch: int) -> float:
     """Best at lr 1e-3, rising with epochs."""
     return (1.0 - 0.2 * (math.log10(lr) + 3.0) ** 2) * (1.0 - 0.5**epoch)
@@ -56,15 +59,15 @@ def train(spec, out: Path, *, on_epoch=None, cpus=None, resume=None) -> Result:
 
 def _misfortune(spec, out: Path, epoch: int) -> None:
     """What goes wrong is chosen by the weight decay, a key the stand-in has no other use for."""
-    kind = round(spec.train.optim.weight_decay * 1e6)
-    if epoch != 2:
+    kind = spec.train.optim.weight_decay * 1e6
+    if epoch != 2 or kind not in MISFORTUNES:
         return
-    if kind == 1:
+    if kind == MISFORTUNES[0]:
         raise NonFiniteLoss("loss_ce is nan at image 7")
-    if kind == 2:
+    if kind == MISFORTUNES[1]:
         raise OutOfMemory("one image of 9000 pixels does not fit")
-    if kind == 3:
+    if kind == MISFORTUNES[2]:
         raise ZeroDivisionError(f"crash number {out.name}")
-    if kind == 4 and not (out / "died").exists():
+    if kind == MISFORTUNES[3] and not (out / "died").exists():
         (out / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,96 @@
+"""The result as a value: who wins, what is said of the default, in which order rows stand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpo.faults import RunError
+from hpo.result import Outcome, SweepResult, TrialRecord, read_result
+from model.metrics import VAL_MAP50, Measurement
+
+
+def trial(
+    number: int, *values: float, outcome: Outcome | None = Outcome.COMPLETED, reason: str | None = None
+) -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        baseline=number == 0,
+        outcome=outcome,
+        reason=reason,
+        sample={},
+        params={},
+        adjustments=(),
+        measurements=tuple(
+            Measurement(epoch=epoch, values={VAL_MAP50.name: value}, seconds=2.0 * epoch)
+            for epoch, value in enumerate(values, start=1)
+        ),
+        seconds=2.0 * len(values),
+        checkpoint=None,
+    )
+
+
+def result(*trials: TrialRecord, budget: int = 4) -> SweepResult:
+    return SweepResult(run_dir=Path("run"), metric=VAL_MAP50, trials=trials, budget=budget, space_hash="", seed=0)
+
+
+def test_best_epoch_decides_not_the_last() -> None:
+    found = result(trial(0, 0.1, 0.2), trial(1, 0.5, 0.3), trial(2, 0.4, 0.4))
+    assert found.best is not None
+    assert found.best.number == 1
+    assert found.best.best(VAL_MAP50) == Measurement(epoch=1, values={VAL_MAP50.name: 0.5}, seconds=2.0)
+    assert found.verdict() == "Trial 1 won with val_mAP50 0.5000, +0.3000 to the default's 0.2000."
+
+
+def test_earliest_of_equal_epochs() -> None:
+    best = trial(0, 0.3, 0.3).best(VAL_MAP50)
+    assert best is not None
+    assert best.epoch == 1
+
+
+def test_only_completed_trials_win() -> None:
+    found = result(trial(0, 0.2), trial(1, 0.9, outcome=Outcome.PRUNED), trial(2, 0.9, outcome=None))
+    assert found.best is found.baseline
+
+
+def test_tie_keeps_the_default() -> None:
+    found = result(trial(0, 0.2), trial(1, 0.2))
+    assert found.best is found.baseline
+    assert not found.improved
+    assert found.verdict() == "Nothing beat the default (val_mAP50 0.2000): the default is the answer."
+
+
+def test_failed_default_does_not_block() -> None:
+    found = result(trial(0, outcome=Outcome.FAILED, reason="boom"), trial(1, 0.2))
+    assert found.best is not None
+    assert found.best.number == 1
+    assert "the default has no value (failed)" in found.verdict()
+
+
+def test_no_winner() -> None:
+    assert result(trial(0, outcome=Outcome.FAILED, reason="boom")).verdict().startswith("No trial completed")
+
+
+def test_minimised_metric() -> None:
+    loss = replace(VAL_MAP50, goal="minimize")
+    found = replace(result(trial(0, 0.5, 0.4), trial(1, 0.6, 0.3)), metric=loss)
+    assert found.best is not None
+    assert found.best.number == 1
+    assert [row["trial"] for row in found.table()] == ["1", "0 (default)"]
+
+
+def test_table_accounts_for_every_trial() -> None:
+    found = result(
+        trial(0, 0.2), trial(1, outcome=Outcome.FAILED, reason="boom"), trial(2, 0.6), trial(3, 0.1, outcome=None)
+    )
+    rows = found.table()
+    assert [row["trial"] for row in rows] == ["2", "0 (default)", "3", "1"]
+    assert [row["to default"] for row in rows] == ["+0.4000", "+0.0000", "-0.1000", ""]
+    assert rows[3]["note"] == "boom"
+    assert rows[2]["outcome"] == "running"
+    assert not found.finished
+
+
+def test_folder_without_a_study(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="must hold study"):
+        read_result(tmp_path)
