@@ -1,10 +1,11 @@
-"""`ddetr train`, `resume`, `space`, `make-data`: from a request to a finished run. Knows the order of steps, none of them.
+"""`ddetr train`, `resume`, `space`, `make-data`: from a request to a finished run. Knows the order of steps only.
 
 Both ways of training, searched and plain, leave the same folder: `spec.yaml`, `trials/`, `handoff.json`, `model.onnx`.
 """
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from deploy.spec import ExportSpec, GenTrtEngineSpec
     from hpo.result import SweepResult, TrialRecord
 
-out = Console(highlight=False, soft_wrap=True)
+# Without a terminal rich assumes 80 columns, in which the tables of a log break.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -41,7 +43,7 @@ def train(arguments: argparse.Namespace) -> None:
         policy.require_metric(_validates(request.spec))
         space = request.space()
         print_space(space, out)
-    _check_data(request.spec)
+    _check(request.spec)
     check(request.sections["export"], request.sections["gen_trt_engine"])
     if arguments.dry_run:
         out.print("dry run: nothing was started")
@@ -93,11 +95,14 @@ def _validates(spec: ExperimentSpec) -> bool:
     return any(source.json_file for source in spec.dataset.val_data_sources)
 
 
-def _check_data(spec: ExperimentSpec) -> None:
-    """Reads every split once, here, so that a wrong file costs no trial; decodes the images that all trials share."""
+def _check(spec: ExperimentSpec) -> None:
+    """Everything that a trial would trip over: the network, and every split, read once here. Decodes the images that
+    all trials share."""
     from model.data.cache import open_images
     from model.data.datamodule import CocoDataModule
+    from model.network.detr import check_spec
 
+    check_spec(spec.model, spec.dataset.num_classes)
     data = CocoDataModule(spec, cpus=1)
     data.check_size(data.train_index)
     splits = {"train": data.train_index}

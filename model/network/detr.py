@@ -150,7 +150,7 @@ def build(spec: ModelSpec, num_classes: int, *, pretrained: bool) -> DeformableD
     pretrained: weights for the backbone will be loaded, so its normalisation is frozen and, as in the paper, its stem
     and first stage too. Without them all of it trains. `train_backbone=False` freezes every backbone parameter.
     """
-    _check(spec, num_classes)
+    check_spec(spec, num_classes)
     stages = tuple(sorted(index for index in spec.return_interm_indices if index < 4))
     norm = FrozenBatchNorm2d if pretrained else nn.BatchNorm2d
     body = ResNet(spec.backbone, stages or (3,), dilation=spec.dilation, norm=norm)
@@ -163,7 +163,7 @@ def build(spec: ModelSpec, num_classes: int, *, pretrained: bool) -> DeformableD
     return DeformableDETR(body, 4 in spec.return_interm_indices, sizes, spec, num_classes)
 
 
-def _check(spec: ModelSpec, num_classes: int) -> None:
+def check_spec(spec: ModelSpec, num_classes: int) -> None:
     """The rules that this network adds to those of the spec."""
     if spec.backbone not in RESNETS:
         raise SpecError(
