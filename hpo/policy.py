@@ -20,7 +20,7 @@ SEARCHED = "train"
 """The only action that is ever searched."""
 
 _SUBJECT = r"(?:auto[\s_-]?ml|hpo|hyper[\s-]?parameter\s+(?:search\w*|tuning|optimi[sz]ation)|(?:the\s+)?sweeps?)"
-_FILLER = r"(?:\s+(?:the|any|all|an?|use|using|doing|running|of))*\s+"
+_FILLER = r"(?:\s+(?:the|any|all|an?|use|using|doing|running|of|with|need|for))*\s+"
 _OFF = [
     re.compile(rf"\b(?:turn|switch)(?:ed|ing|es|s)?\s+off{_FILLER}{_SUBJECT}\b"),
     re.compile(rf"\b(?:turn|switch)(?:ed|ing|es|s)?(?:\s+the)?\s+{_SUBJECT}\s+off\b"),
@@ -29,13 +29,14 @@ _OFF = [
     re.compile(rf"\b(?:do\s+not|don'?t|never|not)\s+(?:want|use|run|do|start|enable|perform|need)"
                rf"(?:\s+to\s+\w+)?{_FILLER}{_SUBJECT}\b"),
     re.compile(rf"\b{_SUBJECT}\s*(?:(?:_|\s)policy)?\s*(?:=|:|is|should\s+be|must\s+be)?\s*(?:off|disabled)\b"),
+    re.compile(rf"\b{_SUBJECT}\s+(?:is|are)(?:\s+not|n't)\s+(?:needed|wanted|necessary|required)\b"),
     re.compile(r"\b(?:plain|ordinary|normal|single|simple)\s+train(?:ing)?\b"),
     re.compile(r"\b(?:train\s+(?:it\s+)?(?:plainly|once)|just\s+train)\b"),
 ]  # fmt: skip
 """Ways to say that this run should not search, in lower case."""
 _NEGATED = re.compile(
     r"\b(?:do\s+not|does\s+not|did\s+not|should\s+not|must\s+not|don'?t|doesn'?t|shouldn'?t|mustn'?t|won'?t|never|not|no|without|"
-    r"instead\s+of|rather\s+than|avoid|stop)(?:\s+(?:to|a|an|the|please|ever|just|want|need|do|use|run|you|me|it|by))*\s*$"
+    r"instead\s+of|rather\s+than|avoid|stop)(?:\s+(?:to|a|an|the|please|ever|just|want|need|do|use|run|train|turn|switch|leave|keep|set|you|me|it|by))*\s*$"
 )
 """What stands right before such words and turns them round: "do not turn off AutoML"."""
 

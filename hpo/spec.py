@@ -89,11 +89,9 @@ def read_request(
     request_text: str | None = None,
     automl: bool = True,
 ) -> Request:
-    """Reads, overrides, checks and makes paths absolute (to the current folder, as TAO does).
-
-    SpecError lists every problem with its place. Rules between keys of the network count for `train` only.
-    automl: False passes over `automl_policy` and the `automl:` block unread, as the plain actions do.
-    """
+    """Reads, overrides, checks and makes paths absolute (to the current folder, as TAO does). SpecError lists every
+    problem, each with its place in the file. Rules between network keys count only where the action builds one.
+    Without a path there are only the overrides."""
     try:
         document = yamlio.override(yamlio.load(path) if path else yamlio.loads("", source="nothing"), overrides)
     except yamlio.SpecFileError as error:

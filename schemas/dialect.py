@@ -73,15 +73,15 @@ class Leaf:
 
     @property
     def multiple(self) -> int | None:
-        """The number that every value is a multiple of (`/ 8`)."""
+        """The number that every value is a multiple of (`/ 8`); for integers only."""
         found = [int(rule.rhs) for rule in self.rules if rule.op == "/" and rule.rhs and rule.rhs >= 1]
-        return found[0] if found and not self.depends_on else None
+        return found[0] if found and self.kind in ("int", "ordered") and not self.depends_on else None
 
     @property
     def power(self) -> int | None:
-        """The number that every value is a power of, exponent 1 and up (`^ 2`)."""
+        """The number that every value is a power of, exponent 1 and up (`^ 2`); for integers only."""
         found = [int(rule.rhs) for rule in self.rules if rule.op == "^" and rule.rhs and rule.rhs >= 2]
-        return found[0] if found else None
+        return found[0] if found and self.kind in ("int", "ordered") else None
 
     @property
     def excluded(self) -> tuple[float, ...]:
@@ -299,6 +299,9 @@ def _lint(leaf: Leaf, leaves: Mapping[str, Leaf]) -> Iterator[Finding]:
         yield Finding(leaf.name, f"the default {leaf.default!r} is not among the choices")
     if leaf.low is not None and leaf.high is not None and leaf.low > leaf.high:
         yield Finding(leaf.name, f"its bounds leave nothing: {leaf.bounds()}")
+    for op in {rule.op for rule in leaf.rules} & {"/", "^"}:
+        if leaf.multiple is None and leaf.power is None:
+            yield Finding(leaf.name, f"`{op}` in its math_cond has no one meaning here; not enforced")
     for parent in leaf.depends_on:
         if parent not in leaves:
             yield Finding(leaf.name, f"depends on `{parent}`, and there is no such key")

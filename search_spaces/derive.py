@@ -243,25 +243,7 @@ def _relate_once(
             found[parent] = less
     for edge in edges:
         child = found.get(edge.child)
-        if child is None or child.kind == "categorical":
-            continue
-        searched = [name for name in edge.parents if name in found]
-        if searched and child.step == 1:
-            of = tuple(name for name in edge.parents if name in found or _is_number(view.value(name)))
-            name = f"{edge.child}/left"
-            rules.append(
-                Rule(
-                    kind=edge.kind, target=edge.child, of=of, coordinate=name, low=child.low, high=child.high,
-                    integer=child.kind == "int",
-                )
-            )  # fmt: skip
-            origin = f"fraction of what {', '.join(part.rpartition('.')[2] for part in of)} leaves; {child.origin}"
-            found = {
-                key if key != edge.child else name: each
-                if key != edge.child
-                else Parameter(name=name, kind="float", low=0.0, high=1.0, default=0.5, origin=origin)
-                for key, each in found.items()
-            }
+        if child is None:
             continue
         for value in [view.value(name) for name in edge.parents if name not in found]:
             if not _is_number(value):
@@ -270,7 +252,29 @@ def _relate_once(
             if less is None:
                 return found, [], Dropped(edge.child, f"no room {_mirror(edge)} {', '.join(edge.parents)} ({value})")
             found[edge.child] = child = less
+        searched = tuple(name for name in edge.parents if name in found)
+        if searched and child.kind != "categorical" and child.step == 1:
+            rule, way = _fraction_of(edge, child, searched)
+            rules.append(rule)
+            found = dict((way.name, way) if name == edge.child else (name, each) for name, each in found.items())
     return found, rules, None
+
+
+def _fraction_of(edge: Relation, child: Parameter, parents: tuple[str, ...]) -> tuple[Rule, Parameter]:
+    """The child as a fraction of what its parents leave of its range."""
+    way = f"{edge.child}/left"
+    names = ", ".join(name.rpartition(".")[2] for name in parents)
+    rule = Rule(
+        kind=edge.kind,
+        target=edge.child,
+        of=parents,
+        coordinate=way,
+        low=child.low,
+        high=child.high,
+        integer=child.kind == "int",
+    )
+    origin = f"fraction of what {names} leaves; {child.origin}"
+    return rule, Parameter(name=way, kind="float", low=0.0, high=1.0, default=0.5, origin=origin)
 
 
 def _limit(edge: Relation, found: Mapping[str, Parameter], view: View) -> Any:

@@ -60,7 +60,9 @@ def parameter(leaf: Leaf, entry: Mapping[str, Any], centre: Any, given: Range | 
         return {"string": "free text", "list": "a list, and no overlay says how to draw one"}.get(
             leaf.kind, f"a {leaf.kind}, which has no range"
         )
-    found = given or _told(entry, _number(centre), _number(leaf.default)) or _guessed(leaf, _number(centre))
+    found = (
+        given or _told(entry, _number(centre), _number(leaf.default)) or _guessed(leaf, _within(_number(centre), leaf))
+    )
     if isinstance(found, str):
         return found
     return _numeric(leaf, found, given is not None)
@@ -150,13 +152,6 @@ def _guessed(leaf: Leaf, centre: float | None) -> Range | str:
         return Range(_tidy(1 - 3 * rest), _tidy(1 - rest / 3), "linear", f"1 minus a third to three times {rest:.3g}")
     if not by_factor and low is not None and high is not None and (high <= 1 or high <= 10 * centre):
         return Range(low, high, "linear", "schema bounds")
-    if (low is not None and low > 10 * centre) or (high is not None and high < centre / 10):
-        # The default is far outside: a range around it would be empty.
-        return (
-            Range(low, high, "linear", "schema bounds")
-            if low is not None and high is not None
-            else ("its default is outside its bounds: give it a range")
-        )
     return Range(_tidy(centre / 10), _tidy(centre * 10), "log", f"a tenth to ten times {centre:g}")
 
 
@@ -175,12 +170,21 @@ def _choices(leaf: Leaf, centre: Any) -> tuple[Any, ...] | None:
     return None
 
 
+def _within(value: float | None, leaf: Leaf) -> float | None:
+    """The nearest number inside the bounds: a default may lie outside."""
+    if value is None:
+        return None
+    low = value if leaf.low is None else max(value, leaf.low)
+    return low if leaf.high is None else min(low, leaf.high)
+
+
 def _inside(value: Any, leaf: Leaf) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True
     low = leaf.low is None or value > leaf.low or (value == leaf.low and not leaf.open_low)
     high = leaf.high is None or value < leaf.high or (value == leaf.high and not leaf.open_high)
     grid = leaf.multiple is None or value % leaf.multiple == 0
+    grid = grid and (leaf.power is None or value in [leaf.power**exponent for exponent in range(1, 64)])
     return low and high and grid and value not in leaf.excluded
 
 
