@@ -318,6 +318,7 @@ def _ray(run_dir: Path, sweep: "SweepSpec") -> Iterator[Share]:
         os.environ.setdefault(name, value)
     import ray
 
+    shutil.rmtree(run_dir / ".ray", ignore_errors=True)  # of a driver that was killed
     own = not ray.is_initialized()
     if own:
         logging.getLogger("ray").setLevel(logging.ERROR)

@@ -133,6 +133,7 @@ class Tracker:
         run = self._children.get(trial.number)
         if run is not None:
             self._client.update_run(run, status="RUNNING")
+            self._client.set_tag(run, STATUS, "running")
             return
         tags = {
             NUMBER: str(trial.number),
@@ -196,6 +197,9 @@ class Tracker:
         if self._parent is None:
             return
         self._catch_up(result)
+        for trial in result.trials:
+            if trial.outcome is None and trial.number in self._children:
+                _close(self._client, self._children[trial.number], {STATUS: "interrupted"}, "KILLED")
         tags = {"sweep.state": state, "mlflow.note.content": result.verdict()}
         best = result.best
         if best is not None:

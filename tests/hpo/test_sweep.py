@@ -213,9 +213,10 @@ def test_resume_needs_a_sweep(tmp_path: Path) -> None:
         resume_sweep(tmp_path)
 
 
-def test_driver_killed_in_mid_sweep(local_ray: None, tmp_path: Path, bowl: Any) -> None:
-    """The driver runs where a user keeps a model.py of their own: workers must not import it, as bowl imports ours."""
-    run, cwd, budget = tmp_path / "results" / "run", tmp_path / "cwd", 8
+def begin(tmp_path: Path, budget: int) -> tuple[subprocess.Popen[bytes], Path]:
+    """A driver under way, at least with trial 3. It runs where a user keeps a model.py of their own: workers must not
+    import that, as bowl imports ours."""
+    run, cwd = tmp_path / "results" / "run", tmp_path / "cwd"
     cwd.mkdir()
     (cwd / "model.py").write_text("raise RuntimeError('the wrong model')")
     path = os.pathsep.join([str(HERE.parent.parent), str(HERE)])
@@ -226,6 +227,12 @@ def test_driver_killed_in_mid_sweep(local_ray: None, tmp_path: Path, bowl: Any) 
         )
     wait(lambda: (run / "trials/3/epochs.jsonl").exists() or driver.poll() is not None, 60, "trial 3")
     assert driver.poll() is None, (tmp_path / "log").read_text()
+    return driver, run
+
+
+def test_driver_killed_in_mid_sweep(local_ray: None, tmp_path: Path, bowl: Any) -> None:
+    budget = 8
+    driver, run = begin(tmp_path, budget)
     with pytest.raises(RunError, match="in use by another driver"):
         resume_sweep(run, console=quiet())
     driver.send_signal(signal.SIGKILL)
@@ -261,3 +268,16 @@ def test_driver_killed_in_mid_sweep(local_ray: None, tmp_path: Path, bowl: Any) 
 def test_two_drivers(tmp_path: Path, spec: ExperimentSpec, space: SearchSpace) -> None:
     with exclusive(tmp_path / "run/.lock"), pytest.raises(RunError, match="in use by another driver"):
         run_sweep(tmp_path / "run", spec, SweepSpec(), space)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves(local_ray: None, tmp_path: Path, bowl: Any) -> None:
+    driver, run = begin(tmp_path, 6)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(60) != 0
+    assert "KeyboardInterrupt" in (tmp_path / "log").read_text()
+    assert {run.info.status for run in mlflow_runs(tmp_path / "results")} <= {"FINISHED", "KILLED"}
+    assert not (run / ".ray").exists()
+    result = resume_sweep(run, console=quiet())
+    assert result.finished
+    assert len(mlflow_runs(tmp_path / "results")) == 7

@@ -124,6 +124,22 @@ def test_killed_driver_is_caught_up(root: Path) -> None:
     assert [point.step for point in client.get_metric_history(child.info.run_id, VAL_MAP50.name)] == [1, 2, 3]
 
 
+def test_interrupted_sweep_leaves_nothing_running(root: Path) -> None:
+    tracker = Tracker(root, "i")
+    tracker.begin({"trials": 4})
+    running = record(1, None, 1)
+    for trial in (TRIALS[0], running):
+        tracker.child(replace(trial, outcome=None))
+    tracker.end(result(TRIALS[0], running), state="interrupted")
+    _, found = runs(root, "i")
+    assert Counter(run.info.status for run in found) == {"FINISHED": 1, "KILLED": 2}
+    resumed = Tracker(root, "i")
+    resumed.begin({"trials": 4})
+    resumed.child(running)
+    _, found = runs(root, "i")
+    assert Counter(run.info.status for run in found) == {"FINISHED": 1, "RUNNING": 2}
+
+
 def test_plain_run_has_a_trials_shape(root: Path) -> None:
     for _ in range(2):  # a plain training that is resumed keeps its run
         run = plain_run(root / "d", {"train.optim.lr": 2e-4})
