@@ -99,14 +99,10 @@ def _run(program: str, commands: Mapping[str, Command], argv: Sequence[str] | No
 
 def exit_code(error: BaseException) -> int | None:
     """The exit code of a named error; None for one that only a fault of ours can raise."""
-    from hpo import errors as hpo_errors
-    from model import errors as model_errors
-
-    wrong = (model_errors.SpecError, model_errors.DataError, model_errors.CheckpointError, hpo_errors.PolicyError)
-    failed = (model_errors.NonFiniteLoss, model_errors.OutOfMemory, hpo_errors.SweepStoppedError, OSError)
-    if isinstance(error, wrong) or (isinstance(error, ValueError) and _is_ours(_origin(error))):
+    ours = _is_ours(type(error).__module__)
+    if isinstance(error, ValueError) and (ours or _is_ours(_origin(error))):
         return WRONG
-    return FAILED if isinstance(error, failed) or _is_ours(type(error).__module__) else None
+    return FAILED if ours or isinstance(error, OSError) else None
 
 
 def _origin(error: BaseException) -> str:

@@ -26,18 +26,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
 
 
 @pytest.fixture
-def checkpoint(trained: Path, tiny: dict[str, Any]) -> str:
+def checkpoint(trained: Path, digits_spec: dict[str, Any]) -> str:
     if not (trained / "model_best.pth").exists():
-        train(ExperimentSpec.from_dict({**tiny, "train": {"num_epochs": 1}}), trained, cpus=1)
+        train(ExperimentSpec.from_dict({**digits_spec, "train": {"num_epochs": 1}}), trained, cpus=1)
     return str(trained / "model_best.pth")
 
 
-def test_evaluate_writes_what_pycocotools_says(checkpoint: str, tiny: dict[str, Any], tmp_path: Path) -> None:
-    given = {"dataset": {"test_data_sources": tiny["dataset"]["test_data_sources"]}}
+def test_evaluate_writes_what_pycocotools_says(checkpoint: str, digits_spec: dict[str, Any], tmp_path: Path) -> None:
+    given = {"dataset": {"test_data_sources": digits_spec["dataset"]["test_data_sources"]}}
     result = evaluate({**given, "evaluate": {"checkpoint": checkpoint}}, tmp_path)
 
     with redirect_stdout(io.StringIO()):
-        truth = COCO(tiny["dataset"]["test_data_sources"]["json_file"])
+        truth = COCO(digits_spec["dataset"]["test_data_sources"]["json_file"])
         reference = COCOeval(truth, truth.loadRes(str(tmp_path / "predictions.json")), "bbox")
         reference.evaluate()
         reference.accumulate()
@@ -52,7 +52,7 @@ def test_evaluate_writes_what_pycocotools_says(checkpoint: str, tiny: dict[str, 
     assert [(row["category_id"], row["name"]) for row in rows] == [("2", "digit")]
 
 
-def test_the_batch_size_changes_nothing(checkpoint: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_the_batch_size_changes_nothing(checkpoint: str, digits_spec: dict[str, Any], tmp_path: Path) -> None:
     scores = []
     for size in (1, 7):
         given = {"evaluate": {"checkpoint": checkpoint, "batch_size": size}}

@@ -43,8 +43,8 @@ def assert_same_weights(a: Path, b: Path) -> None:
     assert different == []
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny: dict[str, Any], tmp_path: Path) -> None:
-    spec = spec_of(tiny)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(digits_spec: dict[str, Any], tmp_path: Path) -> None:
+    spec = spec_of(digits_spec)
     whole = train(spec, tmp_path / "whole", cpus=1)
     with pytest.raises(Interrupted):
         train(spec, tmp_path / "parts", cpus=1, on_epoch=stop_after(2))
@@ -58,8 +58,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny: dict[str, A
     assert parts.measurements[2].seconds > parts.measurements[1].seconds
 
 
-def test_the_same_seed_repeats_and_leaves_the_callers_generator_alone(tiny: dict[str, Any], tmp_path: Path) -> None:
-    spec = spec_of(tiny, num_epochs=1)
+def test_the_same_seed_repeats_and_leaves_the_callers_generator_alone(
+    digits_spec: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = spec_of(digits_spec, num_epochs=1)
     torch.manual_seed(11)
     before = torch.get_rng_state()
     first = train(spec, tmp_path / "a", cpus=1)
@@ -67,14 +69,14 @@ def test_the_same_seed_repeats_and_leaves_the_callers_generator_alone(tiny: dict
     torch.manual_seed(12)
     second = train(spec, tmp_path / "b", cpus=1)
     assert_same_weights(first.last, second.last)
-    other = train(spec_of(tiny, num_epochs=1, seed=5), tmp_path / "c", cpus=1)
+    other = train(spec_of(digits_spec, num_epochs=1, seed=5), tmp_path / "c", cpus=1)
     name = "model.query_embed.weight"
     assert not torch.equal(weights(first.last)[name], weights(other.last)[name])
 
 
-def test_the_folder_describes_itself(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_the_folder_describes_itself(digits_spec: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "train"
-    result = train(ExperimentSpec.from_dict({**tiny, "encryption_key": "hush"}), out, cpus=1)
+    result = train(ExperimentSpec.from_dict({**digits_spec, "encryption_key": "hush"}), out, cpus=1)
     assert (out / LATEST).readlink() == Path("model_epoch_002_step_00009.pth")  # three epochs of three steps, from 0
     assert result.best == out / BEST
     assert all("hush" not in path.read_text(errors="replace") for path in out.iterdir() if path.is_file())
@@ -101,8 +103,8 @@ def test_the_folder_describes_itself(tiny: dict[str, Any], tmp_path: Path) -> No
     assert not model.training
 
 
-def test_the_learning_rate_drops_where_the_spec_says(tiny: dict[str, Any], tmp_path: Path) -> None:
-    result = train(spec_of(tiny), tmp_path, cpus=1)
+def test_the_learning_rate_drops_where_the_spec_says(digits_spec: dict[str, Any], tmp_path: Path) -> None:
+    result = train(spec_of(digits_spec), tmp_path, cpus=1)
     assert [m.values["lr"] for m in result.measurements] == pytest.approx([1e-3, 1e-3, 1e-4])
 
 
@@ -113,40 +115,42 @@ def test_decay_is_a_function_of_the_epoch() -> None:
     assert [decay(step, epoch) for epoch in (0, 2, 3, 6)] == pytest.approx([1, 1, 0.1, 0.01])
 
 
-def test_without_validation_data_it_trains_and_has_no_metric(tiny: dict[str, Any], tmp_path: Path) -> None:
-    tiny["dataset"]["val_data_sources"] = []
-    result = train(spec_of(tiny, num_epochs=1), tmp_path, cpus=1)
+def test_without_validation_data_it_trains_and_has_no_metric(digits_spec: dict[str, Any], tmp_path: Path) -> None:
+    digits_spec["dataset"]["val_data_sources"] = []
+    result = train(spec_of(digits_spec, num_epochs=1), tmp_path, cpus=1)
     assert result.measurements == ()
     assert result.best_measurement is None
     assert result.best == result.last
     assert read_checkpoint(result.last).metrics == {}
 
 
-def test_a_diverging_run_names_the_terms_and_the_images(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_a_diverging_run_names_the_terms_and_the_images(digits_spec: dict[str, Any], tmp_path: Path) -> None:
     def spoil(measurement: Measurement) -> None:
         raise AssertionError("no epoch should end")
 
-    tiny["dataset"]["augmentation"]["input_mean"] = [1e39, 0.5, 0.5]  # infinite as float32
+    digits_spec["dataset"]["augmentation"]["input_mean"] = [1e39, 0.5, 0.5]  # infinite as float32
     with pytest.raises(NonFiniteLoss, match=r"loss_.*image ids \d+"):
-        train(spec_of(tiny), tmp_path, cpus=1, on_epoch=spoil)
+        train(spec_of(digits_spec), tmp_path, cpus=1, on_epoch=spoil)
     last = json.loads((tmp_path / "status.json").read_text().splitlines()[-1])
     assert (last["status"], last["error_code"]) == ("FAILURE", "NonFiniteLoss")
 
 
-def test_users_mistakes_stop_before_the_first_step(tiny: dict[str, Any], tmp_path: Path) -> None:
-    tiny["dataset"]["batch_size"] = 100
+def test_users_mistakes_stop_before_the_first_step(digits_spec: dict[str, Any], tmp_path: Path) -> None:
+    digits_spec["dataset"]["batch_size"] = 100
     with pytest.raises(DataError, match="smaller than the total batch size"):
-        train(spec_of(tiny), tmp_path, cpus=1)
-    tiny["dataset"]["batch_size"] = 8
+        train(spec_of(digits_spec), tmp_path, cpus=1)
+    digits_spec["dataset"]["batch_size"] = 8
     with pytest.raises(SpecError, match="`backbon` is none; its parts are backbone"):
-        train(spec_of(tiny, freeze=["backbon"]), tmp_path, cpus=1)
+        train(spec_of(digits_spec, freeze=["backbon"]), tmp_path, cpus=1)
     with pytest.raises(CheckpointError, match="no file"):
-        train(spec_of(tiny, resume_training_checkpoint_path=str(tmp_path / "x.pth")), tmp_path, cpus=1)
+        train(spec_of(digits_spec, resume_training_checkpoint_path=str(tmp_path / "x.pth")), tmp_path, cpus=1)
 
 
-def test_frozen_parts_do_not_move(tiny: dict[str, Any], tmp_path: Path) -> None:
-    result = train(spec_of(tiny, num_epochs=1, freeze=["transformer.encoder"]), tmp_path / "a", cpus=1)
-    start = train(spec_of(tiny, num_epochs=1, freeze=["transformer.encoder"], is_dry_run=True), tmp_path / "b", cpus=1)
+def test_frozen_parts_do_not_move(digits_spec: dict[str, Any], tmp_path: Path) -> None:
+    result = train(spec_of(digits_spec, num_epochs=1, freeze=["transformer.encoder"]), tmp_path / "a", cpus=1)
+    start = train(
+        spec_of(digits_spec, num_epochs=1, freeze=["transformer.encoder"], is_dry_run=True), tmp_path / "b", cpus=1
+    )
     after, early = weights(result.last), weights(start.last)
     encoder = [name for name in after if "transformer.encoder" in name]
     assert encoder
@@ -155,9 +159,9 @@ def test_frozen_parts_do_not_move(tiny: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_eight_images_are_learnt_by_heart(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_eight_images_are_learnt_by_heart(digits_spec: dict[str, Any], tmp_path: Path) -> None:
     """Overfitting: 8 images, trained and validated on the same, reach mAP50 over 0.9 within 600 steps of 8."""
-    source = tiny["dataset"]["train_data_sources"][0]
+    source = digits_spec["dataset"]["train_data_sources"][0]
     annotations = json.loads(Path(source["json_file"]).read_text())
     annotations["images"] = annotations["images"][:8]
     kept = {image["id"] for image in annotations["images"]}
@@ -165,15 +169,15 @@ def test_eight_images_are_learnt_by_heart(tiny: dict[str, Any], tmp_path: Path) 
     few = tmp_path / "few.json"
     few.write_text(json.dumps(annotations))
     sources = [{"image_dir": source["image_dir"], "json_file": str(few)}]
-    tiny["dataset"].update(train_data_sources=sources, val_data_sources=sources)
-    tiny["dataset"]["augmentation"].update(horizontal_flip_prob=0.0, scales=[48], train_random_crop_min=48)
-    tiny["dataset"]["augmentation"]["train_random_crop_max"] = 49
-    tiny["model"].update(
+    digits_spec["dataset"].update(train_data_sources=sources, val_data_sources=sources)
+    digits_spec["dataset"]["augmentation"].update(horizontal_flip_prob=0.0, scales=[48], train_random_crop_min=48)
+    digits_spec["dataset"]["augmentation"]["train_random_crop_max"] = 49
+    digits_spec["model"].update(
         hidden_dim=64, nheads=4, dim_feedforward=128, dropout_ratio=0.0, num_feature_levels=3,
         return_interm_indices=[1, 2, 3],
     )  # fmt: skip
     optim = {"lr": 2e-3, "lr_backbone": 1e-3, "lr_steps": [500]}
-    spec = spec_of(tiny, num_epochs=600, validation_interval=100, optim=optim, clip_grad_norm=1.0)
+    spec = spec_of(digits_spec, num_epochs=600, validation_interval=100, optim=optim, clip_grad_norm=1.0)
     best = train(spec, tmp_path / "out", cpus=1).best_measurement
     assert best is not None
     assert best.values["val_mAP50"] > 0.9

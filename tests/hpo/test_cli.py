@@ -1,0 +1,199 @@
+"""The two commands from outside: exit codes, messages, the chain on real pixels with the smallest detector."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpo import runs
+from hpo.cli import DDETR, DIRECT, direct, exit_code, main
+from hpo.errors import RunError
+from hpo.result import Outcome, read_result
+from model.checkpoint import read_checkpoint
+from model.errors import DataError, OutOfMemory
+
+
+@pytest.fixture
+def spec_file(digits_spec: dict[str, Any], tmp_path: Path) -> Path:
+    digits_spec["train"] = {"num_epochs": 2, "optim": {"lr": 1e-3}}
+    digits_spec["export"] = {"input_height": 64, "input_width": 64}
+    digits_spec["automl"] = {"trials": 2}
+    digits_spec["results_dir"] = str(tmp_path / "results")
+    path = tmp_path / "digits.yaml"
+    path.write_text(yaml.safe_dump(digits_spec))
+    return path
+
+
+def only_run(tmp_path: Path) -> Path:
+    (run,) = [path for path in (tmp_path / "results").iterdir() if (path / "spec.yaml").exists()]
+    return run
+
+
+def test_the_surface_is_this_one() -> None:
+    assert sorted(DDETR) == [
+        "evaluate", "export", "gen_trt_engine", "inference", "make-data", "resume", "space", "train",
+    ]  # fmt: skip
+    assert sorted(DIRECT) == ["evaluate", "export", "gen_trt_engine", "inference", "train"]
+
+
+def test_help_is_quick_to_import() -> None:
+    code = "import sys; from hpo.cli import _parser, DDETR; _parser('ddetr', DDETR); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "ray", "mlflow", "optuna", "numpy"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.num_querys=3", "did you mean `model.num_queries`"),
+        ("dataset.batch_size=big", "`dataset.batch_size`"),
+        ("train.optim.lr=1.0", "at most 0.01"),
+        ("dataset.num_classes=2", "num_classes=3 (max id + 1)"),
+        ("dataset.batch_size=64", "reduce batch_size or num_gpus"),
+        ("model.num_select=300", "must be below `model.num_queries` x `dataset.num_classes`"),
+        ("model.return_interm_indices=[1,2,3]", "`model.return_interm_indices` must have"),
+        ("dataset.val_data_sources=[]", "a search needs validation data"),
+        ("dataset.test_data_sources.json_file=/nowhere.json", "/nowhere.json"),
+        ("model.backbone=gc_vit_tiny", "in this version"),
+        ("automl_policy=perhaps", "auto, on or off"),
+        ("automl.trials=0", "at least 1"),
+    ],
+)
+def test_a_users_mistake_is_a_paragraph_and_exit_2(
+    spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, words: str
+) -> None:
+    assert main(["train", "-e", str(spec_file), override]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "results").exists()
+
+
+def test_exit_codes_of_named_errors() -> None:
+    assert exit_code(DataError("x")) == 2
+    assert exit_code(RunError("x")) == 2
+    assert exit_code(OutOfMemory("x")) == 1
+    assert exit_code(OSError("x")) == 1
+    assert exit_code(RuntimeError("a fault of ours")) is None
+    try:
+        int("a library's")
+    except ValueError as error:
+        assert exit_code(error) is None  # raised by no module of ours
+
+
+def test_dry_run_starts_nothing(spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "-e", str(spec_file), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "train.optim.lr" in shown
+    assert "train: 24 images" in shown
+    assert not (tmp_path / "results").exists()
+
+
+def test_plain_training_has_the_layout_of_a_search(
+    spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "-e", str(spec_file), "--request", "plain training please", "train.num_epochs=1"]) == 0
+    assert "off" in capsys.readouterr().out
+    run = only_run(tmp_path)
+    there = {path.name for path in run.iterdir()}
+    assert {"spec.yaml", "trials", "handoff.json", "model.onnx"} <= there
+    assert "study.db" not in there
+    handoff = json.loads((run / "handoff.json").read_text())
+    assert handoff["checkpoint"] == "trials/0/model_best.pth"
+    assert handoff["classes"] == {"2": "digit"}
+
+    from hpo.tracking import Tracker
+
+    tracker = Tracker(run.parent, run.name)
+    found = tracker._client.search_runs(["1"])
+    assert [one.data.tags["trial.status"] for one in found] == ["completed"]
+    assert "val_mAP50" in found[0].data.metrics
+
+    assert main(["evaluate", "--from", str(run)]) == 0
+    assert json.loads((run / "evaluate" / "metrics.json").read_text()).keys() >= {"mAP50"}
+    assert main(["evaluate", "--from", f"{run}/0", "results_dir=" + str(tmp_path / "again")]) == 0
+    again = json.loads((tmp_path / "again" / "evaluate" / "metrics.json").read_text())
+    assert again == json.loads((run / "evaluate" / "metrics.json").read_text())
+
+
+def test_a_search_on_real_pixels(spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two trials through real Ray, the handoff, and a resume that has nothing left to do."""
+    assert main(["train", "-e", str(spec_file)]) == 0
+    shown = capsys.readouterr().out
+    assert "test mAP50: default" in shown
+    run = only_run(tmp_path)
+    result = read_result(run)
+    assert [trial.outcome for trial in result.trials] == [Outcome.COMPLETED] * 2
+    for name in ("spec.yaml", "space.json", "study.db", "handoff.json", "model.onnx", "model.onnx.json"):
+        assert (run / name).is_file()
+
+    # Trial 0 is the user's own spec, and trains what `automl_policy=off` trains.
+    written = yaml.safe_load((run / "trials" / "0" / "spec.yaml").read_text())
+    whole = yaml.safe_load((run / "spec.yaml").read_text())
+    assert written == whole
+    user = yaml.safe_load(spec_file.read_text())
+    other = yaml.safe_load((run / "trials" / "1" / "spec.yaml").read_text())
+    for key in ("train_data_sources", "val_data_sources", "test_data_sources", "batch_size", "num_classes"):
+        assert written["dataset"][key] == other["dataset"][key] == user["dataset"][key]
+    assert read_checkpoint(run / "trials" / "0" / "model_best.pth").spec.train.optim.lr == 1e-3
+
+    before = (run / "study.db").read_bytes()
+    assert main(["resume", str(run)]) == 0
+    assert len(read_result(run).trials) == 2
+    assert (run / "study.db").read_bytes() == before
+
+
+def test_the_compatible_spelling_writes_where_tao_does(
+    spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tao"
+    common = ["-e", str(spec_file), f"results_dir={out}"]
+    assert direct(["train", *common, "train.num_epochs=1"]) == 0
+    assert "automl: passed over" in capsys.readouterr().out
+    assert {"experiment.yaml", "status.json", "dd_model_latest.pth"} <= {
+        path.name for path in (out / "train").iterdir()
+    }
+    checkpoint = out / "train" / "model_epoch_000_step_00003.pth"
+    assert direct(["evaluate", *common, f"evaluate.checkpoint={checkpoint}"]) == 0
+    assert (out / "evaluate" / "status.json").is_file()
+    onnx = out / "model.onnx"
+    assert direct(["export", *common, f"export.checkpoint={checkpoint}", f"export.onnx_file={onnx}"]) == 0
+    assert direct(["evaluate", *common, f"evaluate.checkpoint={onnx}"]) == 0
+    pictures = yaml.safe_load(spec_file.read_text())["dataset"]["test_data_sources"]["image_dir"]
+    infer = [f"inference.checkpoint={checkpoint}", f"dataset.infer_data_sources.image_dir=[{pictures}]"]
+    assert direct(["inference", *common, *infer]) == 0
+    assert len(list((out / "inference" / "labels").iterdir())) == len(
+        list((out / "inference" / "images_annotated").iterdir())
+    )
+    capsys.readouterr()
+    without = [word for word in common if not word.startswith("results_dir")]
+    assert direct(["evaluate", *without, "results_dir=null", f"evaluate.checkpoint={checkpoint}"]) == 2
+    assert "a results folder must be set" in capsys.readouterr().err
+
+
+def test_runs_are_found_by_path_and_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = (runs.new_run(tmp_path / "runs", Path("x/quick.yaml")) for _ in range(2))
+    assert first != second
+    assert first.name.startswith("quick-")
+    assert runs.find_run(first.name) == runs.find_run(str(first)) == first
+    with pytest.raises(RunError, match=f"holds .*{second.name}"):
+        runs.find_run("nothing")
+    with pytest.raises(RunError, match=r"handoff\.json"):
+        runs.checkpoint_of(first.name)
+    best = first / "trials" / "7" / "model_best.pth"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    assert runs.checkpoint_of(f"{first.name}/7") == best
+
+
+def test_a_faulty_request_of_an_action(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate"]) == 2
+    assert "--from RUN" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["nonsense"])
+    assert stop.value.code == 2
