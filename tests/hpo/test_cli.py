@@ -79,10 +79,7 @@ def test_exit_codes_of_named_errors() -> None:
     assert exit_code(OutOfMemory("x")) == 1
     assert exit_code(OSError("x")) == 1
     assert exit_code(RuntimeError("a fault of ours")) is None
-    try:
-        int("a library's")
-    except ValueError as error:
-        assert exit_code(error) is None  # raised by no module of ours
+    assert exit_code(ValueError("a library's")) is None  # raised by no module of ours
 
 
 def test_dry_run_starts_nothing(spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Training as a whole: what it writes, that it repeats, and that a resumed run equals an uninterrupted one bit for bit."""
+"""Training as a whole: what it writes, that it repeats, that a resumed run equals an uninterrupted one bit for bit."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,14 @@ def spec_of(given: dict[str, Any], **train_keys: Any) -> ExperimentSpec:
     return ExperimentSpec.from_dict({**given, "train": {**given["train"], **train_keys}})
 
 
-class Interrupted(Exception):
+class StoppedError(Exception):
     """Stands for whatever ends a run from outside."""
 
 
 def stop_after(epoch: int) -> Any:
     def on_epoch(measurement: Measurement) -> None:
         if measurement.epoch == epoch:
-            raise Interrupted
+            raise StoppedError
 
     return on_epoch
 
@@ -46,7 +46,7 @@ def assert_same_weights(a: Path, b: Path) -> None:
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(digits_spec: dict[str, Any], tmp_path: Path) -> None:
     spec = spec_of(digits_spec)
     whole = train(spec, tmp_path / "whole", cpus=1)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         train(spec, tmp_path / "parts", cpus=1, on_epoch=stop_after(2))
     latest = tmp_path / "parts" / LATEST
     assert read_checkpoint(latest).epoch == 2
