@@ -1,8 +1,6 @@
 """The two commands from outside: exit codes, messages, the chain on real pixels with the smallest detector."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +36,6 @@ def test_the_surface_is_this_one() -> None:
         "evaluate", "export", "gen_trt_engine", "inference", "make-data", "resume", "space", "train",
     ]  # fmt: skip
     assert sorted(DIRECT) == ["evaluate", "export", "gen_trt_engine", "inference", "train"]
-
-
-def test_help_is_quick_to_import() -> None:
-    code = "import sys; from hpo.cli import _parser, DDETR; _parser('ddetr', DDETR); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "ray", "mlflow", "optuna", "numpy"} & set(loaded)
 
 
 @pytest.mark.parametrize(
