@@ -117,7 +117,7 @@ class Console:
         return "" if default is None else f", {value - default:+.4f} to the default"
 
     def _eta(self) -> float | None:
-        """Seconds to go if every trial ran all its epochs: an upper bound while trials are stopped early."""
+        """Seconds to go if no trial were stopped early, at the median pace so far."""
         known = [seconds for row in self._rows.values() for seconds in row.epoch_seconds]
         if not known:
             return None
@@ -128,7 +128,7 @@ class Console:
 
     def _eta_text(self) -> str:
         eta = self._eta()
-        return "" if eta is None else f"  at most {_clock(eta)} to go"
+        return "" if eta is None else f"  about {_clock(eta)} to go"
 
     def _table(self) -> Table:
         done = sum(row.state in STYLES for row in self._rows.values())

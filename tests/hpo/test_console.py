@@ -48,11 +48,11 @@ def test_a_line_for_each_event_without_a_terminal() -> None:
     show(Console(RichConsole(file=text, force_terminal=False, width=200, highlight=False)))
     assert text.getvalue().splitlines() == [
         "trial 0 starts: the default",
-        "trial 0 epoch 1/2  val_mAP50 0.2500  (best of all 0.2500, +0.0000 to the default)  at most 3:00 to go",
-        "trial 0 epoch 2/2  val_mAP50 0.5000  (best of all 0.5000, +0.0000 to the default)  at most 2:00 to go",
+        "trial 0 epoch 1/2  val_mAP50 0.2500  (best of all 0.2500, +0.0000 to the default)  about 3:00 to go",
+        "trial 0 epoch 2/2  val_mAP50 0.5000  (best of all 0.5000, +0.0000 to the default)  about 2:00 to go",
         "trial 0 completed, val_mAP50 0.5000, +0.0000 to the default",
         "trial 1 starts: train.optim.lr=0.000123",
-        "trial 1 epoch 1/2  val_mAP50 0.7500  (best of all 0.7500, +0.2500 to the default)  at most 1:00 to go",
+        "trial 1 epoch 1/2  val_mAP50 0.7500  (best of all 0.7500, +0.2500 to the default)  about 1:00 to go",
         "trial 1 infeasible, val_mAP50 0.7500, +0.2500 to the default: out of memory: [one] image",
     ]
 
@@ -92,5 +92,5 @@ def test_resumed_sweep_shows_what_is_known() -> None:
     console.measured(1, at(2, 0.4))
     assert text.getvalue().splitlines() == [
         "trial 1 goes on after epoch 1",
-        "trial 1 epoch 2/2  val_mAP50 0.4000  (best of all 0.5000, +0.0000 to the default)  at most 0:00 to go",
+        "trial 1 epoch 2/2  val_mAP50 0.4000  (best of all 0.5000, +0.0000 to the default)  about 0:00 to go",
     ]
