@@ -42,7 +42,7 @@ def check(schema: Schema, values: dict[str, Any]) -> None:
                 assert value in [int(rhs) ** exponent for exponent in range(1, 64)]
             for parent in leaf.depends_on if rhs is None else ():
                 other = values.get(parent, schema.leaves[parent].default)
-                if {leaf.name, parent} & set(values) and None not in (value, other):
+                if {leaf.name, parent} & set(values) and not {None, math.inf} & {value, other}:
                     assert COMPARE[op](value, other), (leaf.name, value, op, parent, other)
 
 
@@ -186,7 +186,13 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
             parents = draw(st.lists(st.sampled_from(numeric), min_size=1, max_size=2, unique=True))
             op = draw(st.sampled_from([">", ">=", "<", "<="]))
             node = {**node, "depends_on": ",".join(parents), "math_cond": f"{op} depends_on"}
-        if node["type"] in ("int", "number", "float") and "enum" in node and isinstance(node["enum"][0], str):
+        if node["type"] not in ("int", "number", "float", "ordered_int"):
+            node.pop("math_cond", None)  # a rule about numbers says nothing of words and flags
+        if (
+            node["type"] in ("int", "number", "float", "ordered_int")
+            and "enum" in node
+            and isinstance(node["enum"][0], str)
+        ):
             del node["enum"]
         properties[name] = node
     order = draw(st.permutations(list(properties)))
