@@ -78,8 +78,9 @@ def gen_trt_engine(arguments: argparse.Namespace) -> None:
 def _read(arguments: argparse.Namespace, action: str) -> Request:
     if arguments.spec is None and not getattr(arguments, "run", None):
         raise SpecError([f"`ddetr {action}` needs a spec (-e SPEC) or a finished run (--from RUN); give one."])
-    request = read_request(arguments.spec, arguments.overrides, action=action)
-    if arguments.program == "deformable_detr" and request.automl_keys:
+    plain = arguments.program == "deformable_detr"
+    request = read_request(arguments.spec, arguments.overrides, action=action, automl=not plain)
+    if plain and request.automl_keys:
         keys = ", ".join(request.automl_keys)
         print(f"{keys}: passed over; `deformable_detr` runs the plain action, `ddetr train` searches")
     return request
