@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
 
-    from hpo.sweep import Driver
+    from hpo.driver import Driver
 
 
 class Searching(Searcher):

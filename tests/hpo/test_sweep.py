@@ -17,12 +17,13 @@ from mlflow import MlflowClient
 from rich.console import Console as RichConsole
 
 from hpo.console import Console
+from hpo.driver import RETRIES, Driver
 from hpo.faults import RunError
 from hpo.ledger import Ledger
 from hpo.locks import exclusive
 from hpo.result import Outcome, read_result
 from hpo.spec import SweepSpec
-from hpo.sweep import RETRIES, Driver, Share, resume_sweep, run_sweep, share
+from hpo.sweep import Share, resume_sweep, run_sweep, share
 from hpo.tracking import EXPERIMENT, Tracker
 from model.metrics import VAL_MAP50
 from model.spec import ExperimentSpec
