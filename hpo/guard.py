@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
-from hpo.faults import ShadowedPackageError
+from hpo.errors import ShadowedPackageError
 
 PACKAGES = ("hpo", "model", "deploy", "schemas", "search_spaces")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpo.faults import RunError
+from hpo.errors import RunError
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.faults import RunError
+from hpo.errors import RunError
 from model.metrics import Measurement, Metric
 
 if TYPE_CHECKING:

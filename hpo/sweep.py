@@ -19,7 +19,7 @@ import yaml
 from hpo import guard, schedulers, searchers
 from hpo.console import Console
 from hpo.driver import Driver
-from hpo.faults import RunError, SweepStoppedError
+from hpo.errors import RunError, SweepStoppedError
 from hpo.ledger import Ledger, write_spec
 from hpo.locks import exclusive
 from hpo.result import SweepResult

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hpo import guard
-from hpo.faults import ShadowedPackageError
+from hpo.errors import ShadowedPackageError
 
 
 def test_this_checkout_is_clean() -> None:

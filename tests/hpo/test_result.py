@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.faults import RunError
+from hpo.errors import RunError
 from hpo.result import Outcome, SweepResult, TrialRecord, read_result
 from model.metrics import VAL_MAP50, Measurement
 

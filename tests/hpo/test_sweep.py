@@ -18,7 +18,7 @@ from rich.console import Console as RichConsole
 
 from hpo.console import Console
 from hpo.driver import RETRIES, Driver
-from hpo.faults import RunError
+from hpo.errors import RunError
 from hpo.ledger import Ledger
 from hpo.locks import exclusive
 from hpo.result import Outcome, read_result

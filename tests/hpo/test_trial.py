@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hpo.faults import RunError
+from hpo.errors import RunError
 from hpo.ledger import write_spec
 from hpo.locks import exclusive
 from hpo.trial import execute
