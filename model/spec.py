@@ -183,6 +183,12 @@ class ModelSpec:
     with_box_refine: bool = field(
         True, title="Box refinement", doc="Each decoder layer corrects the boxes of the last (paper, section 4.2)."
     )
+    two_stage: bool = field(
+        False,
+        title="Two-stage",
+        doc="Queries start from the encoder's best boxes (paper, section 4.2); needs box refinement.",
+        note="TAO leaves out this variant of the paper",
+    )
     num_select: int = field(
         300,
         title="Detections",
@@ -244,6 +250,11 @@ class ModelSpec:
                 "`model.num_select` must be below `model.num_queries` x `dataset.num_classes`, but num_select="
                 f"{self.num_select}, num_queries={self.num_queries}, num_classes={num_classes}; lower num_select."
             )
+        if self.two_stage and not self.with_box_refine:
+            found.append(
+                "`model.two_stage` needs `model.with_box_refine`, but with_box_refine is false; set it to true, or "
+                "two_stage to false."
+            )
         if not set(self.loss_types) <= {"labels", "boxes"} or not self.loss_types:
             found.append(f"`model.loss_types` may hold labels and boxes, but is {list(self.loss_types)}.")
         return found
@@ -291,6 +302,15 @@ class OptimSpec:
         0.1, title="Drop factor", doc="Multiplies the learning rate at a drop.", low=0.0, high=1.0, math_cond="> 0.0",
         search=True,
     )  # fmt: skip
+    lr_drop: float | None = field(
+        None, title="Drop as a fraction", doc="Share of the training after which the rate drops once, whatever its "
+        "length; set, it replaces `lr_steps` and `lr_step_size`.", low=0.0, high=1.0, math_cond="> 0.0",
+        note="TAO counts drops in epochs only, so a shorter training never drops",
+    )  # fmt: skip
+    warmup_steps: int = field(
+        0, title="Warm-up", doc="Optimizer steps over which the rate rises from zero in a straight line.", low=0,
+        note="TAO has no warm-up",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,6 +335,14 @@ class TrainSpec:
     checkpoint_interval_unit: str = field(
         "epoch", title="Interval unit", doc="What the checkpoint interval counts.", enum=("epoch", "step")
     )
+    keep_checkpoints: int = field(
+        1, title="Checkpoints kept", doc="Newest checkpoints that stay beside the best one; -1 keeps all.", low=-1,
+        math_cond="!= 0", note="TAO keeps all, about 0.5 GB each",
+    )  # fmt: skip
+    per_forward: int | None = field(
+        None, title="Images at once", doc="Most images in memory at once; the gradients of `dataset.batch_size` images "
+        "still make one step. Unset: all of them.", low=1, note="TAO has no gradient accumulation",
+    )  # fmt: skip
     validation_interval: int = field(
         1, title="Validation interval", doc="Epochs between validations.", low=1, popular=True
     )

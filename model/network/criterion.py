@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from model.batch import Target
 from model.errors import DataError
 from model.network.boxes import giou, to_corners
-from model.network.detr import Output
+from model.network.detr import Output, Prediction
 from model.network.matcher import Costs, Matches, match
 from model.spec import ModelSpec
 
@@ -27,8 +27,9 @@ class Losses(NamedTuple):
     total: Tensor
     """(): the terms times their coefficients, summed over all layers; carries the gradient."""
     terms: dict[str, Tensor]
-    """(): loss_ce, loss_bbox, loss_giou of the final layer, the same with _0, _1, ... of the earlier ones, before
-    coefficients; class_error, per cent of matched queries whose best class is wrong. Detached."""
+    """(): loss_ce, loss_bbox, loss_giou of the final layer, the same with _0, _1, ... of the earlier ones and
+    _enc of the encoder's proposals, before coefficients; class_error, per cent of matched queries whose best class is
+    wrong. Detached."""
 
 
 class Criterion(nn.Module):
@@ -52,17 +53,40 @@ class Criterion(nn.Module):
             )
         self.coefficients = {name: value for kind in spec.loss_types for name, value in coefficients[kind].items()}
 
-    def forward(self, output: Output, targets: Sequence[Target]) -> Losses:
-        """targets: one an image, in the order of the batch. Computed in float32 whatever the predictions' precision."""
+    def forward(self, output: Output, targets: Sequence[Target], num_boxes: float | Tensor | None = None) -> Losses:
+        """targets: one an image, in the order of the batch. Computed in float32 whatever the predictions' precision.
+
+        num_boxes: what the sums over boxes are divided by; unset: the objects of these targets, over all processes.
+        """
         check_labels(targets, self.num_classes)
+        if num_boxes is None:
+            num_boxes = mean_boxes(sum(len(target.labels) for target in targets), output.final.logits.device)
         layers = (*output.auxiliary, output.final)
+        by_layer, error = self._layers(layers, targets, num_boxes)
+        total = self._weighted(by_layer)
+        terms = {name: loss[-1].detach() for name, loss in by_layer.items()}
+        for index in range(len(layers) - 1):
+            terms |= {f"{name}_{index}": loss[index].detach() for name, loss in by_layer.items()}
+        if output.proposals is not None:
+            # The encoder only tells objects from background, by the first class (Zhu et al. 2021, A.4).
+            objects = [target._replace(labels=torch.zeros_like(target.labels)) for target in targets]
+            of_encoder, _ = self._layers((output.proposals,), objects, num_boxes)
+            total = total + self._weighted(of_encoder)
+            terms |= {f"{name}_enc": loss[0].detach() for name, loss in of_encoder.items()}
+        if "loss_ce" in self.coefficients:
+            terms["class_error"] = error
+        return Losses(total, terms)
+
+    def _layers(
+        self, layers: Sequence[Prediction], targets: Sequence[Target], num_boxes: float | Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Each term (L,), before coefficients, and the class error () of the last layer."""
         logits = torch.stack([layer.logits for layer in layers]).float()
         boxes = torch.stack([layer.boxes for layer in layers]).float()
         label = torch.cat([target.labels for target in targets])
         box = torch.cat([target.boxes for target in targets]).float()
         matches = match(logits, boxes, targets, self.costs)
-
-        share = 1.0 / mean_boxes(len(label), logits.device)
+        share = 1.0 / num_boxes
         by_layer: dict[str, Tensor] = {}
         if "loss_ce" in self.coefficients:
             by_layer["loss_ce"] = share * focal_loss(logits, one_hot(logits, matches, label), self.alpha).sum((1, 2, 3))
@@ -71,13 +95,10 @@ class Criterion(nn.Module):
             truth = box[matches.target]
             by_layer["loss_bbox"] = share * (paired - truth).abs().sum((1, 2))
             by_layer["loss_giou"] = share * (1 - giou(to_corners(paired), to_corners(truth))).sum(1)
-        total = torch.stack([self.coefficients[name] * loss.sum() for name, loss in by_layer.items()]).sum()
-        terms = {name: loss[-1].detach() for name, loss in by_layer.items()}
-        for index in range(len(layers) - 1):
-            terms |= {f"{name}_{index}": loss[index].detach() for name, loss in by_layer.items()}
-        if "loss_ce" in self.coefficients:
-            terms["class_error"] = class_error(logits, matches, label)
-        return Losses(total, terms)
+        return by_layer, class_error(logits, matches, label)
+
+    def _weighted(self, by_layer: dict[str, Tensor]) -> Tensor:
+        return torch.stack([self.coefficients[name] * loss.sum() for name, loss in by_layer.items()]).sum()
 
 
 def focal_loss(logits: Tensor, truth: Tensor, alpha: float) -> Tensor:
@@ -110,7 +131,7 @@ def mean_boxes(count: int, device: torch.device) -> float | Tensor:
         return float(max(count, 1))
     total = torch.tensor([float(count)], device=device)
     dist.all_reduce(total)
-    return (total / dist.get_world_size()).clamp(min=1.0)[0]
+    return (total.clamp(min=1.0) / dist.get_world_size())[0]
 
 
 def check_labels(targets: Sequence[Target], num_classes: int) -> None:

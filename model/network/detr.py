@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.errors import SpecError
 from model.network.resnet import RESNETS, FrozenBatchNorm2d, ResNet
-from model.network.transformer import Sizes, Transformer, add_delta
+from model.network.transformer import Proposer, Sizes, Transformer, add_delta
 from model.spec import ModelSpec
 
 # B image, Q query, C class
@@ -33,6 +33,8 @@ class Output(NamedTuple):
     final: Prediction
     auxiliary: tuple[Prediction, ...]
     """Of the earlier decoder layers, first to last; empty without auxiliary losses."""
+    proposals: Prediction | None = None
+    """Of the encoder in the two-stage form: one box a token in place of a query; class 0 stands for any object."""
 
 
 class MLP(nn.Module):
@@ -65,11 +67,12 @@ class Backbone(nn.Module):
 
 
 class DeformableDETR(nn.Module):
-    """The network of Zhu et al. 2021, one-stage, with or without box refinement (section 4.2)."""
+    """The network of Zhu et al. 2021, with or without box refinement and proposals (section 4.2)."""
 
     def __init__(self, body: ResNet, extra_level: bool, sizes: Sizes, spec: ModelSpec, num_classes: int) -> None:
         super().__init__()
-        self.with_box_refine, self.aux_loss = spec.with_box_refine, spec.aux_loss
+        self.with_box_refine, self.aux_loss, self.two_stage = spec.with_box_refine, spec.aux_loss, spec.two_stage
+        self.num_queries = spec.num_queries
         hidden = sizes.hidden_dim
         self.backbone = nn.Sequential(Backbone(body))
         projections = [_projection(inside, hidden, strided=False) for inside in body.channels]
@@ -78,12 +81,17 @@ class DeformableDETR(nn.Module):
         self.input_proj = nn.ModuleList(projections[-sizes.num_feature_levels :])
         self.extra_level = extra_level
         self.transformer = Transformer(sizes)
-        self.query_embed = nn.Embedding(spec.num_queries, 2 * hidden)
-        self.class_embed, self.bbox_embed = _heads(hidden, num_classes, sizes.dec_layers, self.with_box_refine)
+        if not self.two_stage:
+            self.query_embed = nn.Embedding(spec.num_queries, 2 * hidden)
+        # In the two-stage form the heads after the last layer's are the encoder's, as published names have it.
+        heads = sizes.dec_layers + self.two_stage
+        self.class_embed, self.bbox_embed = _heads(
+            hidden, num_classes, heads, refine=self.with_box_refine, size_bias=0.0 if self.two_stage else -2.0
+        )
         if self.with_box_refine and not self.aux_loss:
             # No loss reaches the earlier layers' heads: their boxes stay at the reference points, as initialised.
-            self.class_embed[:-1].requires_grad_(False)
-            self.bbox_embed[:-1].requires_grad_(False)
+            self.class_embed[: sizes.dec_layers - 1].requires_grad_(False)
+            self.bbox_embed[: sizes.dec_layers - 1].requires_grad_(False)
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Output:
         """pixels (B, 3, H, W): normalised RGB. mask (B, H, W) bool: True at right and bottom padding; None: no padding.
@@ -100,15 +108,21 @@ class DeformableDETR(nn.Module):
         ]
         masks = None if mask is None else [_shrink(mask, level) for level in levels]
         box_heads = list(self.bbox_embed) if self.with_box_refine else None
-        decoded = self.transformer(levels, masks, self.query_embed.weight, box_heads)
+        queries = (
+            Proposer(self.class_embed[-1], self.bbox_embed[-1], self.num_queries)
+            if self.two_stage
+            else self.query_embed.weight
+        )
+        decoded = self.transformer(levels, masks, queries, box_heads)
         every = len(decoded.hidden) if self.aux_loss else 1
         predictions = [
             Prediction(class_head(hidden), add_delta(box_head(hidden), reference))
             for hidden, reference, class_head, box_head in list(
-                zip(decoded.hidden, decoded.references, self.class_embed, self.bbox_embed, strict=True)
+                zip(decoded.hidden, decoded.references, self.class_embed, self.bbox_embed, strict=not self.two_stage)
             )[-every:]
         ]
-        return Output(predictions[-1], tuple(predictions[:-1]))
+        proposals = None if decoded.proposals is None else Prediction(*decoded.proposals)
+        return Output(predictions[-1], tuple(predictions[:-1]), proposals)
 
 
 def _shrink(mask: Tensor, level: Tensor) -> Tensor:
@@ -125,11 +139,13 @@ def _projection(inside: int, hidden: int, *, strided: bool) -> nn.Sequential:
     return nn.Sequential(conv, nn.GroupNorm(math.gcd(32, hidden // 2), hidden))
 
 
-def _heads(hidden: int, num_classes: int, layers: int, refine: bool) -> tuple[nn.ModuleList, nn.ModuleList]:
+def _heads(
+    hidden: int, num_classes: int, layers: int, *, refine: bool, size_bias: float
+) -> tuple[nn.ModuleList, nn.ModuleList]:
     """Class and box heads, one a decoder layer; without refinement all layers share the same two modules.
 
     The start is the focal prior of 0.01 for every class (Lin et al. 2017, section 4.1), boxes at their reference
-    points, of a size of sigmoid(-2) where no earlier layer gives one.
+    points, of a size of sigmoid(size_bias) where none gives one.
     """
     class_head, box_head = nn.Linear(hidden, num_classes), MLP(hidden, hidden, 4)
     nn.init.constant_(class_head.bias, -math.log((1 - 0.01) / 0.01))
@@ -139,7 +155,7 @@ def _heads(hidden: int, num_classes: int, layers: int, refine: bool) -> tuple[nn
         later = [(copy.deepcopy(class_head), copy.deepcopy(box_head)) for _ in range(layers - 1)]
     else:
         later = [(class_head, box_head)] * (layers - 1)
-    nn.init.constant_(box_head.last.bias[2:], -2.0)
+    nn.init.constant_(box_head.last.bias[2:], size_bias)
     class_heads, box_heads = zip((class_head, box_head), *later, strict=True)
     return nn.ModuleList(class_heads), nn.ModuleList(box_heads)
 
@@ -189,6 +205,13 @@ def check_spec(spec: ModelSpec, num_classes: int) -> None:
             [
                 "`model.hidden_dim` must be a multiple of `model.nheads` and of 4 (sine positions), but got hidden_dim="
                 f"{spec.hidden_dim}, nheads={spec.nheads}; choose such a multiple."
+            ]
+        )
+    if spec.two_stage and not spec.with_box_refine:
+        raise SpecError(
+            [
+                "`model.two_stage` needs `model.with_box_refine`, but with_box_refine is false; set it to true, or "
+                "two_stage to false."
             ]
         )
     if num_classes < 1:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from model.network.attention import Levels, MSDeformAttn
 from model.network.position import sine_position
+from model.network.proposals import candidates, sine_boxes
 
 # B image (1 where all images share it), Q query, S token of the flattened levels, C hidden feature, L level
 
@@ -25,6 +26,24 @@ class Sizes(NamedTuple):
     num_feature_levels: int
     enc_n_points: int
     dec_n_points: int
+    two_stage: bool = False
+
+
+class Proposer(NamedTuple):
+    """The heads that score and correct one candidate box a token, and how many of the best become queries."""
+
+    label: nn.Module
+    box: nn.Module
+    number: int
+
+
+class Proposed(NamedTuple):
+    """What the encoder says of every token in the two-stage form."""
+
+    logits: Tensor
+    """(B, S, C), before the sigmoid; the first class tells objects from background."""
+    boxes: Tensor
+    """(B, S, 4): cx, cy, w, h in [0, 1], as fractions of the unpadded image."""
 
 
 class Decoded(NamedTuple):
@@ -35,6 +54,8 @@ class Decoded(NamedTuple):
     references: tuple[Tensor, ...]
     """(B, Q, 2 or 4) before each layer: x, y or cx, cy, w, h as fractions of the unpadded image; no gradient after
     the first layer."""
+    proposals: Proposed | None = None
+    """In the two-stage form only."""
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -150,7 +171,13 @@ class Transformer(nn.Module):
         self.encoder = Encoder(s)
         self.decoder = Decoder(s)
         self.level_embed = nn.Parameter(torch.empty(s.num_feature_levels, s.hidden_dim))
-        self.reference_points = nn.Linear(s.hidden_dim, 2)
+        if s.two_stage:
+            self.enc_output = nn.Linear(s.hidden_dim, s.hidden_dim)
+            self.enc_output_norm = nn.LayerNorm(s.hidden_dim)
+            self.pos_trans = nn.Linear(2 * s.hidden_dim, 2 * s.hidden_dim)
+            self.pos_trans_norm = nn.LayerNorm(2 * s.hidden_dim)
+        else:
+            self.reference_points = nn.Linear(s.hidden_dim, 2)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -158,17 +185,19 @@ class Transformer(nn.Module):
             if isinstance(module, MSDeformAttn):
                 module.reset_parameters()
         nn.init.normal_(self.level_embed)
-        nn.init.zeros_(self.reference_points.bias)
+        if not s.two_stage:
+            nn.init.zeros_(self.reference_points.bias)
 
     def forward(
         self,
         features: Sequence[Tensor],
         masks: Sequence[Tensor] | None,
-        query_embed: Tensor,
+        queries: Tensor | Proposer,
         box_heads: Sequence[nn.Module] | None = None,
     ) -> Decoded:
         """features: one (B, C, h, w) a level. masks: one (B, h, w) bool a level, True at right or bottom padding, or
-        None for none at all. query_embed (Q, 2 C): position, then content."""
+        None for none at all. queries: learned ones (Q, 2 C), position, then content; or, in the two-stage form, the
+        heads that make them from the encoder's tokens."""
         levels = Levels.of(tuple((int(feature.shape[-2]), int(feature.shape[-1])) for feature in features))
         tokens_BSC = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], 1)
         padding_BS = None if masks is None else torch.cat([mask.flatten(1) for mask in masks], 1)
@@ -176,15 +205,43 @@ class Transformer(nn.Module):
         ratio_BL2 = (valid_BL2 / valid_cells(levels, None, tokens_BSC)).flip(-1)  # x, y as references are
 
         position_BSC = self._positions(levels, valid_BL2)
-        reference_BS2 = cell_centres(levels, valid_BL2)
+        centre_BS2 = cell_centres(levels, valid_BL2)
         tokens_BSC = self.encoder(
-            tokens_BSC, position_BSC, reference_BS2[:, :, None] * ratio_BL2[:, None], levels, padding_BS
+            tokens_BSC, position_BSC, centre_BS2[:, :, None] * ratio_BL2[:, None], levels, padding_BS
         )
 
-        where_QC, what_QC = query_embed.chunk(2, -1)
-        what_BQC = what_QC.expand(tokens_BSC.shape[0], -1, -1)
-        reference_1Q2 = self.reference_points(where_QC).sigmoid()[None]
-        return self.decoder(what_BQC, where_QC, reference_1Q2, ratio_BL2, tokens_BSC, levels, padding_BS, box_heads)
+        proposed = None
+        if isinstance(queries, Proposer):
+            proposed, reference, where, what = self._propose(tokens_BSC, levels, centre_BS2, queries)
+        else:
+            where, what = queries.chunk(2, -1)
+            reference = self.reference_points(where).sigmoid()[None]
+            what = what.expand(tokens_BSC.shape[0], -1, -1)
+        decoded = self.decoder(what, where, reference, ratio_BL2, tokens_BSC, levels, padding_BS, box_heads)
+        return decoded._replace(proposals=proposed)
+
+    def _propose(
+        self, tokens_BSC: Tensor, levels: Levels, centre_BS2: Tensor, proposer: Proposer
+    ) -> tuple[Proposed, Tensor, Tensor, Tensor]:
+        """The tokens' predictions, and of the best of them the boxes (B, Q, 4), positions and contents (B, Q, C).
+
+        Queries know their box alone, not the token's features, and send no gradient to it (Zhu et al. 2021, A.4).
+        """
+        if proposer.number > tokens_BSC.shape[1]:
+            raise ValueError(
+                f"with `model.two_stage` an image must give at least `model.num_queries` tokens, but num_queries="
+                f"{proposer.number} and levels of {', '.join(f'{h} x {w}' for h, w in levels.sizes)} cells give "
+                f"{tokens_BSC.shape[1]}; use larger images or fewer queries."
+            )
+        logit_BS4, counts_BS1 = candidates(levels, centre_BS2)
+        feature_BSC = self.enc_output_norm(self.enc_output(tokens_BSC.masked_fill(~counts_BS1, 0.0)))
+        score_BSC = proposer.label(feature_BSC)
+        box_BS4 = (proposer.box(feature_BSC) + logit_BS4).sigmoid()
+        best_BQ = score_BSC[..., 0].topk(proposer.number, dim=1).indices
+        reference_BQ4 = box_BS4.detach().gather(1, best_BQ[..., None].expand(-1, -1, 4))
+        encoded = sine_boxes(reference_BQ4, tokens_BSC.shape[-1] // 2)
+        where_BQC, what_BQC = self.pos_trans_norm(self.pos_trans(encoded)).chunk(2, -1)
+        return Proposed(score_BSC, box_BS4), reference_BQ4, where_BQC, what_BQC
 
     def _positions(self, levels: Levels, valid_BL2: Tensor) -> Tensor:
         """(B, S, C): the sine position of each token plus its level's embedding."""

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -221,9 +222,11 @@ class Exported(nn.Module):
         return final.logits, final.boxes
 
 
-@pytest.mark.parametrize("refine", [False, True])
-def test_onnx_of_any_batch_equals_torch(tmp_path: Path, refine: bool) -> None:
-    module = Exported(shaken(small(with_box_refine=refine))).eval()
+@pytest.mark.parametrize(
+    "changes", [{"with_box_refine": False}, {}, {"two_stage": True}], ids=["plain", "refined", "two-stage"]
+)
+def test_onnx_of_any_batch_equals_torch(tmp_path: Path, changes: dict[str, object]) -> None:
+    module = Exported(shaken(small(**changes))).eval()
     path = tmp_path / "network.onnx"
     names = ["inputs", "pred_logits", "pred_boxes"]
     with warnings.catch_warnings():
@@ -232,6 +235,8 @@ def test_onnx_of_any_batch_equals_torch(tmp_path: Path, refine: bool) -> None:
             module, (torch.randn(1, 3, 64, 96),), path, dynamo=False, opset_version=17, input_names=names[:1],
             output_names=names[1:], dynamic_axes={name: {0: "batch"} for name in names},
         )  # fmt: skip
+    doubles = [value for value in onnx.load(path).graph.initializer if value.data_type == onnx.TensorProto.DOUBLE]
+    assert not doubles
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [output.shape for output in session.get_outputs()] == [["batch", 12, 3], ["batch", 12, 4]]
     for batch in (1, 3):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from model.network.attention import Levels
-from model.network.transformer import Decoded, Sizes, Transformer, add_delta, cell_centres, inverse_sigmoid
+from model.network.transformer import Decoded, Proposer, Sizes, Transformer, add_delta, cell_centres, inverse_sigmoid
 
 SIZES = Sizes(
     hidden_dim=16, nheads=4, enc_layers=2, dec_layers=3, dim_feedforward=24, dropout_ratio=0.1,
@@ -71,6 +71,22 @@ def test_padded_in_a_batch_equals_alone_without_padding(refine: bool, rubbish: f
         for image in range(2):
             alone = transformer(features_of(image), None, queries, box_heads)
             assert_same(pick(together, image), alone, rtol=1e-5, atol=1e-5)
+
+
+def test_two_stage_queries_never_lie_in_the_padding() -> None:
+    """Proposals, their choice and all that follows are those of the image alone."""
+    torch.manual_seed(0)
+    transformer = Transformer(SIZES._replace(two_stage=True)).eval()
+    heads = [nn.Linear(SIZES.hidden_dim, 4) for _ in range(SIZES.dec_layers)]
+    proposer = Proposer(nn.Linear(SIZES.hidden_dim, 2), nn.Linear(SIZES.hidden_dim, 4), QUERIES)
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        together = transformer(*padded_batch(50.0), proposer, heads)
+        for image in range(2):
+            alone = transformer(features_of(image), None, proposer, heads)
+            assert_same(pick(together, image), alone, rtol=1e-5, atol=1e-5)
+            assert alone.references[0].amax() < 1  # a box of 1 is what a token that does not count would give
 
 
 def test_a_mask_without_padding_equals_no_mask() -> None:

@@ -23,7 +23,7 @@ CLASSES, QUERIES, HEIGHT, WIDTH = 5, 12, 96, 128
 TOLERANCE = 1e-4
 
 
-def peer(*, refine: bool) -> Any:
+def peer(*, refine: bool, two_stage: bool = False) -> Any:
     """transformers' detector: ResNet-50, four levels, two layers each; every weight random, heads apart.
 
     It starts without dropout, as ours runs in evaluation mode; its class cost, 1 as it ships, becomes the paper's 2.
@@ -33,7 +33,8 @@ def peer(*, refine: bool) -> Any:
         backbone_config=backbone, use_timm_backbone=False, use_pretrained_backbone=False, num_queries=QUERIES,
         d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
         encoder_ffn_dim=96, decoder_ffn_dim=96, encoder_n_points=3, decoder_n_points=4, num_feature_levels=4,
-        with_box_refine=refine, num_labels=CLASSES, class_cost=2, auxiliary_loss=True,
+        with_box_refine=refine, two_stage=two_stage, two_stage_num_proposals=QUERIES, num_labels=CLASSES, class_cost=2,
+        auxiliary_loss=True,
     )  # fmt: skip
     torch.manual_seed(7)
     network = transformers.DeformableDetrForObjectDetection(config).eval()
@@ -49,10 +50,10 @@ def peer(*, refine: bool) -> Any:
     return network
 
 
-def ours(network: Any, *, refine: bool) -> tuple[ModelSpec, DeformableDETR]:
+def ours(network: Any, *, refine: bool, two_stage: bool = False) -> tuple[ModelSpec, DeformableDETR]:
     spec = ModelSpec(
         num_queries=QUERIES, hidden_dim=64, nheads=4, enc_layers=2, dec_layers=2, dim_feedforward=96, enc_n_points=3,
-        dec_n_points=4, with_box_refine=refine,
+        dec_n_points=4, with_box_refine=refine, two_stage=two_stage,
     )  # fmt: skip
     state = network.state_dict()
     assert is_hugging_face(state)
@@ -105,6 +106,21 @@ def test_predictions_losses_and_matches_are_transformers(refine: bool) -> None:
     assert_same_matches(spec, theirs, mine, targets, labels)
 
 
+@torch.no_grad()
+def test_two_stage_predictions_and_proposals_are_transformers() -> None:
+    """Predictions only: its two-stage form gives the encoder's proposals no loss, and so cannot be trained."""
+    network = peer(refine=True, two_stage=True)
+    _, copy = ours(network, refine=True, two_stage=True)
+    pixels, mask = photographs()
+    theirs = network(pixel_values=pixels, pixel_mask=(~mask).long())
+    mine = copy(pixels, mask)
+    assert difference(theirs.logits, mine.final.logits) < TOLERANCE
+    assert difference(theirs.pred_boxes, mine.final.boxes) < TOLERANCE
+    assert mine.proposals is not None
+    assert difference(theirs.enc_outputs_class, mine.proposals.logits) < TOLERANCE
+    assert difference(theirs.enc_outputs_coord_logits.sigmoid(), mine.proposals.boxes) < TOLERANCE
+
+
 def assert_same_matches(
     spec: ModelSpec, theirs: Any, mine: Output, targets: list[Target], labels: list[dict[str, Tensor]]
 ) -> None:
@@ -126,10 +142,10 @@ def assert_same_matches(
 def test_older_releases_names_are_known_too() -> None:
     """Files on the hub were written with other names for the same tensors: undo what newer releases renamed."""
     state = peer(refine=True).state_dict()
-    older = {
-        name.replace("mlp.fc", "fc").replace("o_proj", "out_proj").replace("model.backbone.", "model.backbone.conv_encoder."): value
-        for name, value in state.items()
-    }  # fmt: skip
+    old_names = {"mlp.fc": "fc", "o_proj": "out_proj", "model.backbone.": "model.backbone.conv_encoder."}
+    older = dict(state)
+    for new, old in old_names.items():
+        older = {name.replace(new, old): value for name, value in older.items()}
     renamed = from_hugging_face(older)
     assert set(renamed) == set(from_hugging_face(state))
 
