@@ -238,7 +238,7 @@ class Transformer(nn.Module):
         score_BSC = proposer.label(feature_BSC)
         box_BS4 = (proposer.box(feature_BSC) + logit_BS4).sigmoid()
         best_BQ = score_BSC[..., 0].topk(proposer.number, dim=1).indices
-        reference_BQ4 = box_BS4.detach().gather(1, best_BQ[..., None].expand(-1, -1, 4))
+        reference_BQ4 = box_BS4.detach().gather(1, best_BQ[..., None].expand(-1, proposer.number, 4))
         encoded = sine_boxes(reference_BQ4, tokens_BSC.shape[-1] // 2)
         where_BQC, what_BQC = self.pos_trans_norm(self.pos_trans(encoded)).chunk(2, -1)
         return Proposed(score_BSC, box_BS4), reference_BQ4, where_BQC, what_BQC
