@@ -4,9 +4,8 @@ Every contradiction a user can cause is found here, before the first step, and n
 """
 
 import json
-import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -14,11 +13,9 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 from PIL import Image
 
-from model.data.sources import local
+from model.data.sources import annotation_files, local
 from model.errors import DataError
 from model.spec import Source
-
-log = logging.getLogger(__name__)
 
 EXIF_ORIENTATION = 0x0112
 
@@ -26,7 +23,7 @@ EXIF_ORIENTATION = 0x0112
 class ImageRecord(NamedTuple):
     id: int  # unique over all sources; the file's own id unless another source has it too
     path: Path
-    height: int  # pixels, as the annotation file says; the decoded image has the last word
+    height: int  # pixels, as the annotation file says; the decoded image has the last word; 0 where nobody knows
     width: int
 
 
@@ -47,8 +44,10 @@ class CocoIndex:
     annotations: Annotations  # sorted by image
     first: np.ndarray  # (images + 1,) int64: the annotations of image i are first[i] to first[i + 1]
     categories: dict[int, str]
+    shards: tuple[int, ...]  # images of each annotation file, in the order of `images`
     clamped: int = 0  # boxes that reached more than half a pixel over their image, and were cut
     dropped: int = 0  # boxes without extent inside their image
+    notices: tuple[str, ...] = ()  # what the user should know of a file, a sentence each
 
     def annotations_of(self, position: int) -> Annotations:
         rows = slice(self.first[position], self.first[position + 1])
@@ -62,12 +61,10 @@ def read_coco(sources: Sequence[Source], num_classes: int | None = None) -> Coco
     counts: list[np.ndarray] = []
     categories: dict[int, str] = {}
     used: set[int] = set()
+    notices: list[str] = []
     clamped = dropped = 0
-    for source in sources:
-        if not source.json_file or not source.image_dir:
-            raise DataError(f"a data source needs `image_dir` and `json_file`, but is {source}; set both.")
-        reader = _Reader(local(source.json_file), local(source.image_dir))
-        _merge_categories(categories, reader.categories(num_classes), reader.file)
+    for reader in (reader for source in sources for reader in _readers(source)):
+        merge_categories(categories, reader.categories(num_classes), reader.file)
         images = reader.images()
         offset = max(used) + 1 - min(images) if used & images.keys() else 0
         used |= {key + offset for key in images}
@@ -76,16 +73,36 @@ def read_coco(sources: Sequence[Source], num_classes: int | None = None) -> Coco
         parts.append(rows)
         counts.append(count)
         clamped, dropped = clamped + reader.clamped, dropped + reader.dropped
-    if clamped or dropped:
-        log.warning("%d boxes cut to their images, %d boxes without extent left out", clamped, dropped)
+        notices += reader.notices()
     return CocoIndex(
         images=tuple(records),
         annotations=Annotations(*(np.concatenate(columns) for columns in zip(*parts, strict=True))),
         first=np.concatenate([[0], np.cumsum(np.concatenate(counts))]),
         categories=dict(sorted(categories.items())),
+        shards=tuple(len(count) for count in counts),
         clamped=clamped,
         dropped=dropped,
+        notices=tuple(notices),
     )
+
+
+def derive_num_classes(sources: Sequence[Source]) -> int:
+    """The least `dataset.num_classes` that these annotation files allow: largest category id + 1."""
+    largest = -1
+    for source in sources:
+        for file in annotation_files(source.json_file) if source.json_file else ():
+            largest = max(largest, *_Reader(file, file.parent).categories(None))
+    if largest < 0:
+        raise DataError("`dataset.num_classes` cannot be derived: no data source names a `json_file`; set one of them.")
+    return largest + 1
+
+
+def _readers(source: Source) -> "Iterator[_Reader]":
+    if not source.json_file or not source.image_dir:
+        raise DataError(f"a data source needs `image_dir` and `json_file`, but is {source}; set both.")
+    folder = local(source.image_dir)
+    for file in annotation_files(source.json_file):
+        yield _Reader(file, folder)
 
 
 def true_size(path: Path) -> tuple[int, int]:
@@ -99,12 +116,21 @@ def true_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def _size_or_unknown(path: Path) -> tuple[int, int]:
+    """As `true_size`; 0, 0 for what cannot be read. Whoever wants its pixels reports it."""
+    try:
+        return true_size(path)
+    except DataError:
+        return 0, 0
+
+
 class _Reader:
     """One annotation file and its image folder."""
 
     def __init__(self, file: Path, folder: Path) -> None:
         self.file, self.folder = file, folder
         self.clamped = self.dropped = 0
+        self._first_over: str | None = None
         try:
             content = json.loads(file.read_bytes())
         except (ValueError, OSError) as error:
@@ -151,7 +177,7 @@ class _Reader:
                 continue
             height, width = row.get("height"), row.get("width")
             if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
-                height, width = true_size(path)
+                height, width = _size_or_unknown(path)
             found[key] = ImageRecord(key, path, height, width)
         if missing:
             raise DataError(
@@ -199,15 +225,28 @@ class _Reader:
             raise DataError(f"`{self.file}`: annotation {row.get('id')} needs a bbox of four numbers, but has {given}.")
         x, y, width, height = map(float, given)
         wanted = [x, y, x + width, y + height]
-        over = max(-x, -y, wanted[2] - image.width, wanted[3] - image.height)
-        high, wide = true_size(image.path) if over > 0.5 else (image.height, image.width)
+        high, wide = image.height or math.inf, image.width or math.inf
+        if max(-x, -y, wanted[2] - wide, wanted[3] - high) > 0.5:
+            high, wide = _size_or_unknown(image.path)
+            high, wide = high or image.height, wide or image.width
         limits = (wide, high, wide, high)
         box = [min(max(value, 0.0), float(limit)) for value, limit in zip(wanted, limits, strict=True)]
-        if box[2] <= box[0] or box[3] <= box[1]:
-            self.dropped += 1
-            return None
-        self.clamped += max(abs(a - b) for a, b in zip(box, wanted, strict=True)) > 0.5
-        return box
+        empty = box[2] <= box[0] or box[3] <= box[1]
+        cut = not empty and max(abs(a - b) for a, b in zip(box, wanted, strict=True)) > 0.5
+        self.dropped += empty
+        self.clamped += cut
+        if (empty or cut) and self._first_over is None:
+            self._first_over = f"annotation {row.get('id')} of {image.path.name}"
+        return None if empty else box
+
+    def notices(self) -> list[str]:
+        """What was done to boxes that do not lie in their images."""
+        if self._first_over is None:
+            return []
+        return [
+            f"`{self.file}`: {self.clamped} boxes reach over their image and are cut, {self.dropped} have no extent in "
+            f"it and are left out; the first is {self._first_over}."
+        ]
 
     def _integer(self, row: dict[str, Any], key: str, where: str) -> int:
         value = row.get(key)
@@ -220,7 +259,8 @@ def _is_finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _merge_categories(known: dict[int, str], new: dict[int, str], file: Path) -> None:
+def merge_categories(known: dict[int, str], new: Mapping[int, str], file: Path | str) -> None:
+    """Adds `new` to `known`. Raises DataError where one id has two names."""
     for key, name in new.items():
         if known.setdefault(key, name) != name:
             raise DataError(

@@ -4,6 +4,7 @@ Archives come from strangers: only plain files and folders are taken out, only t
 the archive's size makes plausible.
 """
 
+import glob
 import gzip
 import shutil
 import tarfile
@@ -39,6 +40,22 @@ def local(path: str | Path, cache: Path | None = None) -> Path:
     extracted = publish(target, lambda folder: _extract(found, folder))
     entries = [entry for entry in extracted.iterdir() if entry.name != MARKER]
     return entries[0] if [entry.name for entry in entries] == ["images"] and entries[0].is_dir() else extracted
+
+
+def annotation_files(path: str) -> list[Path]:
+    """The annotation files that `json_file` names: the file itself; or of a folder or a pattern such as `shards/*` or
+    `shards/*.json` every .json file there, by name."""
+    if path.startswith("s3://"):
+        return [local(path)]
+    named = Path(path).expanduser().absolute()
+    if named.is_dir():
+        named = named / "*"
+    if named.is_file() or not glob.has_magic(str(named)):
+        return [local(named)]
+    found = sorted(each for each in map(Path, glob.glob(str(named))) if each.suffix == ".json" and each.is_file())
+    if not found:
+        raise DataError(f"`{path}` must match annotation files, but no .json file does; correct `json_file`.")
+    return found
 
 
 class Readable(Protocol):

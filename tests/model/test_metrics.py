@@ -39,6 +39,7 @@ def random_index(rng: np.random.Generator, images: int = 12) -> CocoIndex:
         ),
         first=np.concatenate([[0], np.cumsum(counts)]),
         categories={2: "cat", 3: "dog", 7: "cow", 9: "owl"},
+        shards=(images,),
     )
 
 
@@ -154,6 +155,7 @@ def test_an_image_without_detections_lowers_recall() -> None:
         annotations=Annotations(box, np.array([4, 4]), np.array([2500.0, 2500.0]), np.array([False, False])),
         first=np.array([0, 1, 2]),
         categories={4: "ant"},
+        shards=(2,),
     )
     evaluator = CocoEvaluator(index)
     evaluator.update([1], Detections(torch.tensor([[0.9]]), torch.tensor([[4]]), torch.from_numpy(box[:1])[None]))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.data.coco import read_coco, true_size
+from model.data.coco import derive_num_classes, read_coco, true_size
 from model.errors import DataError
 from model.spec import Source
 
@@ -139,3 +139,47 @@ def test_sources_must_agree_on_names(make_coco: MakeCoco) -> None:
     index = read_coco([make_coco("c", categories=((2, "cat"),)), make_coco("d", categories=((1, "ant"), (2, "cat")))])
     assert list(index.categories) == [1, 2]
     assert index.annotations.boxes.dtype == np.float64
+
+
+def test_shards_are_found_by_pattern_and_read_by_name(make_coco: MakeCoco, tmp_path: Path) -> None:
+    first, second = make_coco("b", ids=(3, 8)), make_coco("a", ids=(3,), boxes=((3, 5, 0, 0, 4, 4),))
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number, source in enumerate((first, second)):
+        (folder / f"s-{number}.json").write_text(Path(str(source.json_file)).read_text())
+    (folder / "notes.txt").write_text("no annotations")
+    for pattern in (folder, folder / "*", folder / "*.json", folder / "s-?.json"):
+        index = read_coco([Source(image_dir=first.image_dir, json_file=str(pattern))])
+        assert index.shards == (2, 1)
+        assert len({image.id for image in index.images}) == 3
+        assert index.annotations_of(2).labels.tolist() == [5]
+    (folder / "s[0].json").write_text((folder / "s-0.json").read_text())
+    literal = Source(image_dir=first.image_dir, json_file=str(folder / "s[0].json"))
+    assert read_coco([literal]).shards == (2,), "an existing name is no pattern"
+    with pytest.raises(DataError, match=r"x-\*` must match annotation files"):
+        read_coco([Source(image_dir=first.image_dir, json_file=str(folder / "x-*"))])
+
+
+def test_the_number_of_classes_can_be_derived(make_coco: MakeCoco) -> None:
+    assert derive_num_classes([make_coco("a"), Source(), make_coco("b", categories=((7, "fox"), (2, "cat")))]) == 8
+    with pytest.raises(DataError, match="cannot be derived"):
+        derive_num_classes([Source()])
+
+
+def test_boxes_outside_are_told_with_file_and_place(make_coco: MakeCoco) -> None:
+    source = make_coco(boxes=((3, 2, 1, 2, 3, 4), (3, 2, -4, 2, 10, 8), (8, 2, 40, 2, 5, 5)))
+    (notice,) = read_coco([source]).notices
+    assert notice.startswith(f"`{source.json_file}`: 1 boxes reach over")
+    assert "1 have no extent" in notice
+    assert notice.endswith("annotation 1 of 3.png.")
+    assert read_coco([make_coco("fine")]).notices == ()
+
+
+def test_one_unreadable_image_is_no_obstacle_to_the_index(make_coco: MakeCoco) -> None:
+    """Whoever wants its pixels reports it; its boxes stay, and count as missed."""
+    source = make_coco(boxes=((3, 2, 1, 2, 3, 4), (8, 2, 25, 2, 10, 8)))
+    (Path(str(source.image_dir)) / "8.png").write_bytes(b"no image")
+    assert read_coco([source]).annotations.boxes.tolist() == [[1, 2, 4, 6], [25, 2, 30, 10]]
+    index = read_coco([edit(source, images=[{"id": 3, "file_name": "3.png"}, {"id": 8, "file_name": "8.png"}])])
+    assert index.images[1][2:] == (0, 0)
+    assert index.annotations_of(1).boxes.tolist() == [[25, 2, 35, 10]]
