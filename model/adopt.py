@@ -1,17 +1,20 @@
 """A finished checkpoint meets a new spec: architecture and preprocessing come from the file, the rest from the user."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, description
 from model.errors import CheckpointError
 from model.spec import ExperimentSpec
+from model.tensorfile import read_raw
 
 ARCHITECTURE = (
     "backbone", "num_queries", "num_feature_levels", "return_interm_indices", "with_box_refine", "nheads", "hidden_dim",
-    "enc_layers", "dec_layers", "dim_feedforward", "dec_n_points", "enc_n_points", "dilation",
+    "enc_layers", "dec_layers", "dim_feedforward", "dec_n_points", "enc_n_points", "dilation", "two_stage",
 )  # fmt: skip
 """Keys of `model` that decide which weights exist or what they mean."""
+RESUMABLE = (".pth", ".tlt")
 
 
 def adopt(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ExperimentSpec:
@@ -20,16 +23,42 @@ def adopt(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ExperimentSpec:
     Raises CheckpointError, naming both values, where the user's architecture contradicts the file.
     """
     own = checkpoint.spec.to_dict()
-    asked = {f"model.{key}": (given.get("model") or {}).get(key) for key in ARCHITECTURE}
-    asked["dataset.num_classes"] = (given.get("dataset") or {}).get("num_classes")
-    for name, value in asked.items():
-        section, key = name.split(".")
-        if value is not None and value != own[section][key]:
-            raise CheckpointError(
-                f"`{name}` must be what the checkpoint was trained with, but the spec says {value} and "
-                f"{checkpoint.path} says {own[section][key]}; leave the key out."
-            )
+    for name, value, theirs in contradictions(given, own):
+        raise CheckpointError(
+            f"`{name}` must be what the checkpoint was trained with, but the spec says {value} and "
+            f"{checkpoint.path} says {theirs}; leave the key out."
+        )
     return ExperimentSpec.from_dict(_over(own, given))
+
+
+def check_resume(path: Path, spec: ExperimentSpec) -> None:
+    """Raises CheckpointError unless training of `spec` can go on from the file at `path`."""
+    if path.suffix not in RESUMABLE:
+        raise CheckpointError(
+            f"`train.resume_training_checkpoint_path` must end in {' or '.join(RESUMABLE)}, but is {path}; name the "
+            "checkpoint that training wrote."
+        )
+    raw = read_raw(path)
+    own = description(raw, path)["spec"]
+    if "optimizer_states" not in raw:
+        raise CheckpointError(
+            f"a checkpoint to resume from must hold the optimizer's state, but {path} holds weights only; resume from "
+            "dd_model_latest.pth, or use the file as train.pretrained_model_path."
+        )
+    for name, value, theirs in contradictions(spec.to_dict(), own):
+        raise CheckpointError(
+            f"`{name}` must not change within a run, but the spec says {value} and {path} says {theirs}; set it back, "
+            "or use the file as train.pretrained_model_path."
+        )
+
+
+def contradictions(given: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Architecture keys that `given` sets to another value than `own` has: name, given value, own value."""
+    names = [("model", key) for key in ARCHITECTURE] + [("dataset", "num_classes")]
+    for section, key in names:
+        value, theirs = (given.get(section) or {}).get(key), own[section].get(key)
+        if value is not None and value != theirs:
+            yield f"{section}.{key}", value, theirs
 
 
 def _over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,18 +7,18 @@ read with `weights_only=True`, and it pickles no class of ours, so a renamed mod
 import hashlib
 import json
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from model.errors import CheckpointError
+from model.errors import CheckpointError, SpecError
 from model.network.detr import DeformableDETR, build
 from model.spec import ExperimentSpec
+from model.tensorfile import read_raw
+from model.weights import load_exactly
 
 KEY = "ddetr"
 FORMAT_VERSION = 1
@@ -67,23 +67,6 @@ def public_dict(spec: ExperimentSpec) -> dict[str, Any]:
     return plain
 
 
-def read_raw(path: Path) -> dict[str, Any]:
-    """The file's whole dict, safely. Raises CheckpointError naming file and fix."""
-    if not path.is_file():
-        raise CheckpointError(f"a checkpoint must exist, but there is no file {path}; check the path.")
-    try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"a checkpoint must be a file of tensors and plain values, but {path} cannot be read ({reason}); "
-            "it may be damaged, or hold code, which is never loaded."
-        ) from None
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"a checkpoint must hold a dict, but {path} holds a {type(raw).__name__}.")
-    return raw
-
-
 def description(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The parsed `ddetr` entry."""
     if KEY not in raw:
@@ -91,20 +74,34 @@ def description(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"a checkpoint must carry its spec and class names, but {path} has no `{KEY}` entry; it was not written by "
             "this program. Use it as train.pretrained_model_path instead."
         )
-    found = json.loads(raw[KEY])
-    if found["format_version"] > FORMAT_VERSION:
+    try:
+        found = json.loads(raw[KEY])
+        version = found["format_version"]
+    except (ValueError, TypeError, LookupError):
+        raise CheckpointError(_altered(path, f"its `{KEY}` entry is no description")) from None
+    if version > FORMAT_VERSION:
         raise CheckpointError(
-            f"this version reads checkpoints up to format {FORMAT_VERSION}, but {path} has format "
-            f"{found['format_version']}; update ddetr-automl."
+            f"this version reads checkpoints up to format {FORMAT_VERSION}, but {path} has format {version}; "
+            "update ddetr-automl."
         )
+    lacking = sorted({"spec", "classes", "epoch", "metrics"} - set(found))
+    if lacking or not isinstance(raw.get("state_dict"), Mapping):
+        raise CheckpointError(_altered(path, f"it lacks {', '.join(lacking) or 'its weights'}"))
     assert isinstance(found, dict)
     return found
+
+
+def _altered(path: Path, how: str) -> str:
+    return f"a checkpoint must be as this program wrote it, but {path} is not: {how}. Copy it again."
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     raw = read_raw(path)
     found = description(raw, path)
-    spec = ExperimentSpec.from_dict(found["spec"])
+    try:
+        spec = ExperimentSpec.from_dict(found["spec"])
+    except SpecError as error:
+        raise CheckpointError(_altered(path, f"the spec in it breaks a rule of this version ({error})")) from None
     return Checkpoint(
         path=path,
         sha256=sha256(path),
@@ -121,7 +118,7 @@ def load_model(path: Path) -> tuple[DeformableDETR, Checkpoint]:
     """The detector in eval mode, rebuilt from the spec that was saved with its weights; every weight must fit."""
     checkpoint = read_checkpoint(path)
     model = build(checkpoint.spec.model, checkpoint.num_classes, pretrained=uses_pretrained(checkpoint.spec))
-    model.load_state_dict(dict(checkpoint.state), strict=True)
+    load_exactly(model, checkpoint.state, path)
     return model.eval(), checkpoint
 
 

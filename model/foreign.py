@@ -1,7 +1,8 @@
 """Other programs' names for the tensors of a detector -> ours. Knows names only: no files, no shapes, no coverage."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -76,3 +77,38 @@ def _rename(name: str) -> str:
         kind = "conv" if inner[2] == "convolution" else "bn"
         rest = f"{kind}{int(inner[1]) + 1}.{inner[3]}"
     return f"{prefix}layer{int(index) + 1}.{block}.{rest}"
+
+
+_HEAD = re.compile(r"^(class_embed|bbox_embed)\.(\d+)\.(.*)$")
+
+
+def without_wrapper(found: Mapping[str, Tensor], wanted: Collection[str]) -> tuple[str, dict[str, Tensor]]:
+    """What training programs put before the names of a network (`module.`, `model.model.`, `backbone.0.body.`), and
+    the tensors without it. It is the prefix that makes most names those that are wanted; other names stay whole."""
+    votes: Counter[str] = Counter()
+    for name in found:
+        starts = (0, *(match.end() for match in re.finditer(r"\.", name)))
+        votes.update(name[:start] for start in starts if name[start:] in wanted)
+    wrapper = min(votes, key=lambda prefix: (-votes[prefix], len(prefix), prefix), default="")
+    return wrapper, {name.removeprefix(wrapper): value for name, value in found.items()}
+
+
+def with_every_head(found: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Heads are stored once for all layers, or a second time below the decoder: here each has its own name, once."""
+    ours = {name: value for name, value in found.items() if not _is_copy(name)}
+    for name, value in found.items():
+        if _is_copy(name):
+            ours.setdefault(name.removeprefix("transformer.decoder."), value)
+    stored = {
+        head: {m[2] for m in map(_HEAD.match, ours) if m and m[1] == head} for head in ("class_embed", "bbox_embed")
+    }
+    for match in filter(None, map(_HEAD.match, wanted)):
+        if len(stored[match[1]]) == 1:
+            source = f"{match[1]}.{next(iter(stored[match[1]]))}.{match[3]}"
+            if source in ours:
+                ours.setdefault(match[0], ours[source])
+    return ours
+
+
+def _is_copy(name: str) -> bool:
+    return name.startswith(("transformer.decoder.bbox_embed.", "transformer.decoder.class_embed."))

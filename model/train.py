@@ -4,35 +4,33 @@ The folder holds `experiment.yaml`, `status.json`, `model_epoch_XXX_step_YYYYY.p
 `dd_model_latest.pth`, and with a validation source `model_best.pth` (weights of the best epoch, no optimizer).
 """
 
+import dataclasses
+import gc
 import logging
 import os
-import time
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.plugins.environments import LightningEnvironment
 
-from model.checkpoint import link, public_dict, read_raw, uses_pretrained
-from model.data.datamodule import CocoDataModule
+from model import launch
+from model.checkpoint import description, public_dict, read_raw
 from model.errors import CheckpointError, OutOfMemory, SpecError
+from model.fit import Fitted, Job, fit
+from model.interrupt import interruptible
+from model.keeper import BEST, LATEST, OnEpoch, measured
+from model.memory import is_out_of_memory
 from model.metrics import VAL_MAP50, Measurement
-from model.module import Detector, stream
-from model.network.detr import DeformableDETR, build
+from model.optim import late_drops
+from model.rank import fit_in_ranks
 from model.spec import ExperimentSpec
 from model.status import StatusLog
-from model.weights import load_by_name
 
+__all__ = ["BEST", "LATEST", "TrainResult", "train"]
 log = logging.getLogger(__name__)
-
-LATEST = "dd_model_latest.pth"
-BEST = "model_best.pth"
-PRECISIONS = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
-OnEpoch = Callable[[Measurement], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +41,8 @@ class TrainResult:
     measurements: tuple[Measurement, ...]
     """One for each validated epoch, those before a resume included."""
     classes: Mapping[int, str]
+    adjustments: tuple[str, ...] = ()
+    """What was changed on the way so that the training could go on: images in memory at once."""
 
     @property
     def best_measurement(self) -> Measurement | None:
@@ -58,171 +58,110 @@ def train(
     on_epoch: OnEpoch | None = None,
     cpus: int | None = None,
     resume: Path | None = None,
+    cpu_processes: int | None = None,
 ) -> TrainResult:
     """Trains `spec` into `out`. `cpus` bounds the data workers; `resume` goes on from a checkpoint of this very run.
+    `cpu_processes` asks for that many processes on a machine without a GPU, which otherwise gets one.
 
     Raises SpecError, DataError or CheckpointError for what the user wrote, NonFiniteLoss when training diverges,
-    OutOfMemory when a batch does not fit.
+    OutOfMemory when not even one image fits, Interrupted (a KeyboardInterrupt) after SIGTERM or Ctrl-C.
     """
-    status = StatusLog(out)
-    with status.action("train"):
-        out.mkdir(parents=True, exist_ok=True)
-        _write_spec(spec, out / "experiment.yaml")
-        # Seeded inside a fork: initial weights and dropout repeat, and the caller's generator is left as it was.
-        devices = range(torch.cuda.device_count())
-        with torch.random.fork_rng(devices=devices):
-            try:
-                return _train(spec, out, status, on_epoch, cpus or os.cpu_count() or 1, resume)
-            except torch.cuda.OutOfMemoryError as error:
-                raise OutOfMemory(f"CUDA out of memory: reduce batch_size ({error})") from error
+    status = StatusLog(out, enabled=launch.is_first())
+    with status.action("train"), interruptible():
+        problems = spec.problems()
+        if problems:
+            raise SpecError(problems)
+        if spec.train.resume_training_checkpoint_path and resume is None:
+            resume = Path(spec.train.resume_training_checkpoint_path)
+        if resume is not None:
+            status.write("RUNNING", f"Resuming training from checkpoint: {resume}")
+            _check_resumable(resume)
+        spec = _with_seed(spec, resume)
+        where = launch.place(spec.train, cpu_processes=cpu_processes)
+        if launch.is_first():
+            _prepare(out, spec, resume)
+            _warn(spec, status)
+        job = Job(spec=spec, out=out, cpus=cpus or os.cpu_count() or 1, resume=resume, place=where)
+        return _until_it_fits(job, status, on_epoch)
 
 
-def _train(
-    spec: ExperimentSpec, out: Path, status: StatusLog, on_epoch: OnEpoch | None, cpus: int, resume: Path | None
-) -> TrainResult:
-    problems = spec.problems()
-    if problems:
-        raise SpecError(problems)
-    if spec.train.resume_training_checkpoint_path and resume is None:
-        resume = Path(spec.train.resume_training_checkpoint_path)
-    data = CocoDataModule(spec, cpus=cpus)
-    data.check_size(data.train_index)
-    torch.manual_seed(stream(spec.train.seed, -1 % 2**32, 0))
-    module = Detector(_build(spec), spec, data.val_index if data.has_validation else None)
-    module.classes = data.classes
-    keeper = Keeper(out, status, on_epoch)
-    trainer = _trainer(spec, keeper, data.has_validation)
-    if resume is not None:
-        status.write("RUNNING", f"Resuming training from checkpoint: {resume}")
-        _check_resumable(resume)
+def _until_it_fits(job: Job, status: StatusLog, on_epoch: OnEpoch | None) -> TrainResult:
+    """Out of memory, the training goes on from its last checkpoint with half the images at once."""
+    run = fit if job.place.world == 1 or launch.is_started_by_others() else fit_in_ranks
+    adjustments: list[str] = []
+    latest = job.out / LATEST
     status.write("STARTED", "Starting Training Loop.")
-    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    while True:
+        before = _stamp(latest)
+        try:
+            fitted = run(job, status, on_epoch)
+            break
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            refused = str(error)
+        gc.collect()  # the network of the attempt, which hangs together in cycles
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        smaller = job.batch.smaller()
+        if smaller is None:
+            raise OutOfMemory(f"CUDA out of memory: reduce batch_size (one image at once does not fit: {refused})")
+        adjustments.append(f"images at once {job.batch.per_forward} -> {smaller.per_forward} (out of memory)")
+        note = f"Out of memory: going on with {smaller.per_forward} images at once instead of {job.batch.per_forward}."
+        log.warning("%s", note)
+        status.write("RUNNING", note, adjustment={"per_forward": [job.batch.per_forward, smaller.per_forward]})
+        job = dataclasses.replace(job, per_forward=smaller.per_forward)
+        if _stamp(latest) != before:
+            job = dataclasses.replace(job, resume=latest)
     status.write("RUNNING", "Training loop complete.")
+    return _result(job.out, fitted, tuple(adjustments))
+
+
+def _result(out: Path, fitted: Fitted, adjustments: tuple[str, ...]) -> TrainResult:
+    measurements = tuple(measured(row) for row in fitted.history if VAL_MAP50.name in row)
+    last, best = (out / LATEST).resolve(), out / BEST
     return TrainResult(
-        last=(out / LATEST).resolve(),
-        best=out / BEST if (out / BEST).exists() else (out / LATEST).resolve(),
-        measurements=tuple(measured(row) for row in module.history if VAL_MAP50.name in row),
-        classes=data.classes,
+        last=last,
+        best=best if measurements and best.exists() else last,
+        measurements=measurements,
+        classes=fitted.classes,
+        adjustments=adjustments,
     )
 
 
-def _build(spec: ExperimentSpec) -> DeformableDETR:
-    model = build(spec.model, spec.dataset.num_classes, pretrained=uses_pretrained(spec))
-    if spec.train.pretrained_model_path:
-        report = load_by_name(model, Path(spec.train.pretrained_model_path), optional=("class_embed",))
-        log.info("weights of %s: %s", spec.train.pretrained_model_path, report)
-    elif spec.model.pretrained_backbone_path:
-        report = load_by_name(model.get_submodule("backbone.0.body"), Path(spec.model.pretrained_backbone_path))
-        log.info("backbone weights of %s: %s", spec.model.pretrained_backbone_path, report)
-    else:
-        log.info("no pretrained weights: the whole backbone trains from random ones")
-    for name in spec.train.freeze:
-        _freeze(model, name)
-    return model
+def _with_seed(spec: ExperimentSpec, resume: Path | None) -> ExperimentSpec:
+    """A seed below 0 becomes one that nobody chose, and is recorded as such; a resumed run keeps the one it had."""
+    if spec.train.seed >= 0:
+        return spec
+    seed = secrets.randbits(31)
+    if resume is not None:
+        seed = description(read_raw(resume), resume)["spec"]["train"]["seed"]
+    log.info("seed %d (train.seed is %d: not fixed)", seed, spec.train.seed)
+    return dataclasses.replace(spec, train=dataclasses.replace(spec.train, seed=seed))
 
 
-def _freeze(model: DeformableDETR, name: str) -> None:
-    try:
-        model.get_submodule(name).requires_grad_(False)
-    except AttributeError:
-        parts = ", ".join(child for child, _ in model.named_children())
-        raise SpecError(
-            [f"`train.freeze` must name parts of the network, but `{name}` is none; its parts are {parts}."]
-        ) from None
+def _prepare(out: Path, spec: ExperimentSpec, resume: Path | None) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "experiment.yaml").write_text(yaml.safe_dump(public_dict(spec), sort_keys=False), encoding="utf-8")
+    for partial in out.glob(".*.pth.partial"):
+        partial.unlink()  # a killed process was writing it
+    if resume is None:
+        (out / LATEST).unlink(missing_ok=True)  # an earlier run's: never gone on from by this one
 
 
-def _trainer(spec: ExperimentSpec, keeper: "Keeper", validates: bool) -> pl.Trainer:
-    short = spec.train.is_dry_run
-    gpu = torch.cuda.is_available()
-    return pl.Trainer(
-        accelerator="gpu" if gpu else "cpu",
-        devices=list(spec.train.gpu_ids)[: spec.train.num_gpus] if gpu else 1,
-        precision=PRECISIONS[spec.train.precision],  # type: ignore[arg-type]
-        max_epochs=1 if short else spec.train.num_epochs,
-        limit_train_batches=1 if short else None,
-        limit_val_batches=(1 if short else None) if validates else 0,
-        check_val_every_n_epoch=1 if short else spec.train.validation_interval,
-        gradient_clip_val=spec.train.clip_grad_norm or None,
-        num_sanity_val_steps=0,
-        callbacks=[keeper],
-        plugins=[LightningEnvironment()],  # a Ray worker on a Slurm node must not be taken for a Slurm task
-        deterministic="warn" if spec.train.cudnn.deterministic and gpu else None,
-        benchmark=spec.train.cudnn.benchmark,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+def _warn(spec: ExperimentSpec, status: StatusLog) -> None:
+    warning = late_drops(spec.train.optim, spec.train.num_epochs)
+    if warning is not None:
+        log.warning("%s", warning)
+        status.write("RUNNING", warning)
 
 
-class Keeper(pl.callbacks.Checkpoint):
-    """Writes checkpoints and status lines at the end of each epoch, after its validation, and tells `on_epoch`.
-
-    Lightning runs Checkpoint callbacks last, so the module's numbers of the epoch are complete here.
-    """
-
-    def __init__(self, out: Path, status: StatusLog, on_epoch: OnEpoch | None) -> None:
-        super().__init__()
-        self._out, self._status, self._on_epoch = out, status, on_epoch
-        self._started = time.monotonic()
-        self._spent = 0.0  # seconds before a resume
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Detector)
-        self._started = time.monotonic()
-        if pl_module.history:
-            self._spent = pl_module.history[-1]["seconds"]
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Detector)
-        row = pl_module.history[-1]
-        row["seconds"] = round(self._spent + time.monotonic() - self._started, 3)
-        self._report(row, trainer)
-        validated = VAL_MAP50.name in row
-        if validated and _is_best(pl_module.history):
-            self._save(trainer, self._out / BEST, weights_only=True)
-        train = pl_module.spec.train
-        last = row["epoch"] == trainer.max_epochs
-        if last or (train.checkpoint_interval_unit == "epoch" and row["epoch"] % train.checkpoint_interval == 0):
-            self._save_latest(trainer, row["epoch"])
-        if validated and self._on_epoch is not None:
-            self._on_epoch(measured(row))
-
-    def _save_latest(self, trainer: pl.Trainer, epoch: int) -> None:
-        path = self._out / f"model_epoch_{epoch - 1:03d}_step_{trainer.global_step:05d}.pth"
-        self._save(trainer, path, weights_only=False)
-        link(path, self._out / LATEST)
-        for old in self._out.glob("model_epoch_*.pth"):
-            if old != path:
-                old.unlink()
-
-    def _save(self, trainer: pl.Trainer, path: Path, *, weights_only: bool) -> None:
-        partial = path.with_name(f".{path.name}.partial")
-        trainer.save_checkpoint(partial, weights_only=weights_only)
-        os.replace(partial, path)
-
-    def _report(self, row: Mapping[str, Any], trainer: pl.Trainer) -> None:
-        validation = {name: row[name] for name in ("val_mAP", "val_mAP50", "val_loss") if name in row}
-        if validation:
-            self._status.write("RUNNING", "Eval metrics generated.", kpi=validation)
-        assert trainer.max_epochs is not None
-        progress = {"epoch": row["epoch"] - 1, "max_epoch": trainer.max_epochs - 1, "step": trainer.global_step}
-        self._status.write("RUNNING", "Training loop in progress", kpi={"train_loss": row["train_loss"]}, **progress)
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "seconds"))
-        log.info("epoch %d of %d: %s", row["epoch"], trainer.max_epochs, numbers)
-
-
-def measured(row: Mapping[str, Any]) -> Measurement:
-    """The Measurement of one row of `Detector.history`."""
-    values = {name: float(value) for name, value in row.items() if name not in ("epoch", "seconds")}
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return Measurement(epoch=row["epoch"], values=values, seconds=row["seconds"], peak_gpu_bytes=peak)
-
-
-def _is_best(history: list[dict[str, Any]]) -> bool:
-    *earlier, last = [row[VAL_MAP50.name] for row in history if VAL_MAP50.name in row]
-    return all(VAL_MAP50.better(last, value) for value in earlier)
+def _stamp(link: Path) -> tuple[int, int] | None:
+    """Changes whenever the link is set anew."""
+    if not link.is_symlink():
+        return None
+    found = link.lstat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _check_resumable(path: Path) -> None:
@@ -231,7 +170,3 @@ def _check_resumable(path: Path) -> None:
             f"a checkpoint to resume from must hold the optimizer's state, but {path} holds weights only; resume from "
             f"{LATEST}, or use the file as train.pretrained_model_path."
         )
-
-
-def _write_spec(spec: ExperimentSpec, path: Path) -> None:
-    path.write_text(yaml.safe_dump(public_dict(spec), sort_keys=False), encoding="utf-8")
