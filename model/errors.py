@@ -23,3 +23,11 @@ class NonFiniteLoss(RuntimeError):  # noqa: N818 - named for what happened, as t
 
 class OutOfMemory(RuntimeError):  # noqa: N818
     """The device's memory was exceeded and nothing smaller can be tried."""
+
+
+class WorkerDied(RuntimeError):  # noqa: N818
+    """A data process went away; usually the system took it for its memory."""
+
+
+class RankError(RuntimeError):
+    """One of several processes of a training failed in a way that has no name of its own."""

@@ -46,7 +46,10 @@ class StatusLog:
         self.write("STARTED", f"Starting Deformable DETR {name}.")
         try:
             yield
-        except BaseException as error:  # recorded and passed on: an interrupt is a failure of this run too
+        except KeyboardInterrupt:
+            self.write("FAILURE", "Interrupted", error_code="Interrupted")
+            raise
+        except BaseException as error:  # recorded and passed on
             self.write("FAILURE", f"{type(error).__name__}: {error}", error_code=type(error).__name__)
             raise
         self.write("SUCCESS", f"{name.capitalize()} finished successfully.")

@@ -11,8 +11,7 @@ import yaml
 from model.checkpoint import load_model, read_checkpoint, read_raw
 from model.errors import CheckpointError, DataError, NonFiniteLoss, SpecError
 from model.metrics import Measurement
-from model.optim import decay
-from model.spec import ExperimentSpec, OptimSpec
+from model.spec import ExperimentSpec
 from model.train import BEST, LATEST, train
 
 
@@ -106,13 +105,6 @@ def test_the_folder_describes_itself(digits_spec: dict[str, Any], tmp_path: Path
 def test_the_learning_rate_drops_where_the_spec_says(digits_spec: dict[str, Any], tmp_path: Path) -> None:
     result = train(spec_of(digits_spec), tmp_path, cpus=1)
     assert [m.values["lr"] for m in result.measurements] == pytest.approx([1e-3, 1e-3, 1e-4])
-
-
-def test_decay_is_a_function_of_the_epoch() -> None:
-    multi = OptimSpec(lr_steps=(2, 5), lr_decay=0.5)
-    assert [decay(multi, epoch) for epoch in range(7)] == [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
-    step = OptimSpec(lr_scheduler="StepLR", lr_step_size=3, lr_decay=0.1)
-    assert [decay(step, epoch) for epoch in (0, 2, 3, 6)] == pytest.approx([1, 1, 0.1, 0.01])
 
 
 def test_without_validation_data_it_trains_and_has_no_metric(digits_spec: dict[str, Any], tmp_path: Path) -> None:
