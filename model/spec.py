@@ -17,7 +17,10 @@ DEPLOY_SECTIONS = ("export", "gen_trt_engine", "quantize")
 """Sections of a shared spec file that belong to `deploy`; the tree here passes over them."""
 
 RESNETS = ("resnet_tiny", "resnet_18", "resnet_34", "resnet_50", "resnet_101")
-GC_VITS = tuple(f"gc_vit_{size}" for size in ("xxtiny", "xtiny", "tiny", "small", "base", "large", "large_384"))
+_GC_VIT_SIZES = ("xxtiny", "xtiny", "tiny", "small", "base", "large", "large_384")
+GC_VITS = tuple(f"gc_vit_{size}" for size in _GC_VIT_SIZES)
+GC_VIT_ALIASES = {f"gcvit_{size}": f"gc_vit_{size}" for size in _GC_VIT_SIZES}
+"""The spelling of TAO's documentation, which its trainer refuses; taken for the other one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +157,8 @@ class ModelSpec:
         "resnet_50",
         title="Backbone",
         doc="Image features.",
-        enum=(*GC_VITS, *RESNETS),
-        note="TAO offers resnet_50 and the gc_vit family",
+        enum=(*GC_VITS, *GC_VIT_ALIASES, *RESNETS),
+        note="TAO offers resnet_50 and the gc_vit family, and spells it gcvit in its documentation",
     )
     pretrained_backbone_path: str | None = field(
         None, title="Backbone weights", doc="Checkpoint of the backbone. Unset: trained from random weights."
@@ -224,36 +227,47 @@ class ModelSpec:
         search=False,
     )
 
-    def problems(self, num_classes: int) -> list[str]:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backbone", GC_VIT_ALIASES.get(self.backbone, self.backbone))
+
+    def network_problems(self) -> list[str]:
         """The rules between keys that the network needs (paper, sections 4 and A.4), those that are broken."""
         found = []
-        if len(self.return_interm_indices) != self.num_feature_levels:
+        indices = list(self.return_interm_indices)
+        if len(indices) != self.num_feature_levels:
             found.append(
                 "`model.return_interm_indices` must have `model.num_feature_levels` entries, but has "
-                f"{list(self.return_interm_indices)} for num_feature_levels={self.num_feature_levels}; "
-                "change one of them."
+                f"{indices} for num_feature_levels={self.num_feature_levels}; change one of them."
             )
-        if sorted(set(self.return_interm_indices)) != list(self.return_interm_indices) or not set(
-            self.return_interm_indices
-        ) <= set(range(5)):
+        if sorted(set(indices)) != indices or not set(indices) <= set(range(5)):
             found.append(
                 "`model.return_interm_indices` must be rising numbers within 0..4, each once, but is "
-                f"{list(self.return_interm_indices)}; 4 stands for the extra level of stride 64."
+                f"{indices}; 4 stands for the extra level of stride 64."
             )
-        if self.hidden_dim % self.nheads:
+        if self.nheads < 1 or self.hidden_dim % self.nheads or self.hidden_dim % 4:
             found.append(
-                f"`model.hidden_dim` must be a multiple of `model.nheads`, but hidden_dim={self.hidden_dim} and "
-                f"nheads={self.nheads}; choose a multiple."
-            )
-        if self.num_select >= self.num_queries * num_classes:
-            found.append(
-                "`model.num_select` must be below `model.num_queries` x `dataset.num_classes`, but num_select="
-                f"{self.num_select}, num_queries={self.num_queries}, num_classes={num_classes}; lower num_select."
+                "`model.hidden_dim` must be a multiple of `model.nheads` and of 4 (sine positions), but hidden_dim="
+                f"{self.hidden_dim} and nheads={self.nheads}; choose such a multiple."
             )
         if self.two_stage and not self.with_box_refine:
             found.append(
                 "`model.two_stage` needs `model.with_box_refine`, but with_box_refine is false; set it to true, or "
                 "two_stage to false."
+            )
+        if self.dilation and self.backbone in GC_VITS:
+            found.append(
+                "`model.dilation` needs a ResNet, whose last stage can dilate its convolutions, but `model.backbone` "
+                f"is {self.backbone}; set dilation to false."
+            )
+        return found
+
+    def problems(self, num_classes: int) -> list[str]:
+        """All rules between keys that are broken."""
+        found = self.network_problems()
+        if self.num_select >= self.num_queries * num_classes:
+            found.append(
+                "`model.num_select` must be below `model.num_queries` x `dataset.num_classes`, but num_select="
+                f"{self.num_select}, num_queries={self.num_queries}, num_classes={num_classes}; lower num_select."
             )
         if not set(self.loss_types) <= {"labels", "boxes"} or not self.loss_types:
             found.append(f"`model.loss_types` may hold labels and boxes, but is {list(self.loss_types)}.")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.errors import SpecError
+from model.network.gcvit import GC_VITS, GCViT
 from model.network.resnet import RESNETS, FrozenBatchNorm2d, ResNet
 from model.network.transformer import Proposer, Sizes, Transformer, add_delta
 from model.spec import ModelSpec
@@ -58,7 +59,7 @@ class MLP(nn.Module):
 class Backbone(nn.Module):
     """Holds the backbone as `body`, as published parameter names have it."""
 
-    def __init__(self, body: ResNet) -> None:
+    def __init__(self, body: ResNet | GCViT) -> None:
         super().__init__()
         self.body = body
 
@@ -69,7 +70,9 @@ class Backbone(nn.Module):
 class DeformableDETR(nn.Module):
     """The network of Zhu et al. 2021, with or without box refinement and proposals (section 4.2)."""
 
-    def __init__(self, body: ResNet, extra_level: bool, sizes: Sizes, spec: ModelSpec, num_classes: int) -> None:
+    def __init__(
+        self, body: ResNet | GCViT, extra_level: bool, sizes: Sizes, spec: ModelSpec, num_classes: int
+    ) -> None:
         super().__init__()
         self.with_box_refine, self.aux_loss, self.two_stage = spec.with_box_refine, spec.aux_loss, spec.two_stage
         self.num_queries = spec.num_queries
@@ -160,59 +163,46 @@ def _heads(
     return nn.ModuleList(class_heads), nn.ModuleList(box_heads)
 
 
-def build(spec: ModelSpec, num_classes: int, *, pretrained: bool) -> DeformableDETR:
+def build(
+    spec: ModelSpec, num_classes: int, *, pretrained: bool, activation_checkpoint: bool = False
+) -> DeformableDETR:
     """The network of a spec, with fresh weights drawn from torch's global generator.
 
-    pretrained: weights for the backbone will be loaded, so its normalisation is frozen and, as in the paper, its stem
-    and first stage too. Without them all of it trains. `train_backbone=False` freezes every backbone parameter.
+    pretrained: weights for the backbone will be loaded, so a ResNet's normalisation is frozen and, as in the paper, its
+    stem and first stage too. Without them all of it trains. `train_backbone=False` freezes every backbone parameter.
+    activation_checkpoint: each layer of encoder and decoder, and each block of a GC-ViT, forgets its activations and
+    computes them again in the backward pass: the same numbers in less memory and about a third more time.
     """
     check_spec(spec, num_classes)
-    stages = tuple(sorted(index for index in spec.return_interm_indices if index < 4))
-    norm = FrozenBatchNorm2d if pretrained else nn.BatchNorm2d
-    body = ResNet(spec.backbone, stages or (3,), dilation=spec.dilation, norm=norm)
+    body = _backbone(spec, frozen_norm=pretrained)
     if not spec.train_backbone:
         body.requires_grad_(False)
-    elif pretrained:
+    elif pretrained and isinstance(body, ResNet):
         body.conv1.requires_grad_(False)
         body.get_submodule("layer1").requires_grad_(False)
     sizes = Sizes(**{name: getattr(spec, name) for name in Sizes._fields})
-    return DeformableDETR(body, 4 in spec.return_interm_indices, sizes, spec, num_classes)
+    network = DeformableDETR(body, 4 in spec.return_interm_indices, sizes, spec, num_classes)
+    for part in (body, network.transformer.encoder, network.transformer.decoder):
+        if not isinstance(part, ResNet):
+            part.activation_checkpoint = activation_checkpoint
+    return network
+
+
+def _backbone(spec: ModelSpec, *, frozen_norm: bool) -> ResNet | GCViT:
+    stages = tuple(index for index in spec.return_interm_indices if index < 4) or (3,)
+    if spec.backbone in GC_VITS:
+        return GCViT(spec.backbone, stages)
+    norm = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
+    return ResNet(spec.backbone, stages, dilation=spec.dilation, norm=norm)
 
 
 def check_spec(spec: ModelSpec, num_classes: int) -> None:
-    """The rules that this network adds to those of the spec."""
-    if spec.backbone not in RESNETS:
-        raise SpecError(
-            [
-                f"`model.backbone` must be one of {', '.join(RESNETS)} in this version, but is `{spec.backbone}`; "
-                "choose one of them."
-            ]
-        )
-    indices = spec.return_interm_indices
-    if (
-        len(indices) != spec.num_feature_levels
-        or len(set(indices)) != len(indices)
-        or not set(indices) <= set(range(5))
-    ):
-        raise SpecError(
-            [
-                "`model.return_interm_indices` must hold `model.num_feature_levels` different numbers within 0..4, "
-                f"but is {list(indices)} with num_feature_levels={spec.num_feature_levels}; change one of them."
-            ]
-        )
-    if spec.hidden_dim % spec.nheads or spec.hidden_dim % 4:
-        raise SpecError(
-            [
-                "`model.hidden_dim` must be a multiple of `model.nheads` and of 4 (sine positions), but got hidden_dim="
-                f"{spec.hidden_dim}, nheads={spec.nheads}; choose such a multiple."
-            ]
-        )
-    if spec.two_stage and not spec.with_box_refine:
-        raise SpecError(
-            [
-                "`model.two_stage` needs `model.with_box_refine`, but with_box_refine is false; set it to true, or "
-                "two_stage to false."
-            ]
-        )
+    """Raises SpecError with every rule of the network that the spec breaks."""
+    problems = spec.network_problems()
+    if spec.backbone not in (*RESNETS, *GC_VITS):
+        known = ", ".join((*RESNETS, *GC_VITS))
+        problems.append(f"`model.backbone` must be one of {known}, but is `{spec.backbone}`; choose one of them.")
     if num_classes < 1:
-        raise SpecError([f"`dataset.num_classes` must be at least 1, but is {num_classes}."])
+        problems.append(f"`dataset.num_classes` must be at least 1, but is {num_classes}; count the highest id too.")
+    if problems:
+        raise SpecError(problems)

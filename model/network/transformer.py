@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from model.network.attention import Levels, MSDeformAttn
 from model.network.position import sine_position
 from model.network.proposals import candidates, sine_boxes
+from model.network.recompute import call
 
 # B image (1 where all images share it), Q query, S token of the flattened levels, C hidden feature, L level
 
@@ -125,12 +126,13 @@ class Encoder(nn.Module):
     def __init__(self, s: Sizes) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(s) for _ in range(s.enc_layers))
+        self.activation_checkpoint = False
 
     def forward(
         self, tokens: Tensor, position: Tensor, reference: Tensor, levels: Levels, padding: Tensor | None
     ) -> Tensor:
         for layer in self.layers:
-            tokens = layer(tokens, position, reference, levels, padding)
+            tokens = call(layer, tokens, position, reference, levels, padding, recompute=self.activation_checkpoint)
         return tokens
 
 
@@ -138,6 +140,7 @@ class Decoder(nn.Module):
     def __init__(self, s: Sizes) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(s) for _ in range(s.dec_layers))
+        self.activation_checkpoint = False
 
     def forward(
         self,
@@ -156,7 +159,8 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             references.append(reference)
             scale_BL = torch.cat((ratio_BL2, ratio_BL2), -1) if reference.shape[-1] == 4 else ratio_BL2
-            x = layer(x, position, reference[:, :, None] * scale_BL[:, None], tokens, levels, padding)
+            points = reference[:, :, None] * scale_BL[:, None]
+            x = call(layer, x, position, points, tokens, levels, padding, recompute=self.activation_checkpoint)
             hidden.append(x)
             if box_heads is not None and index + 1 < len(self.layers):
                 reference = add_delta(box_heads[index](x), reference).detach()

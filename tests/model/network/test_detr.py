@@ -254,9 +254,11 @@ def test_onnx_of_any_batch_equals_torch(tmp_path: Path, changes: dict[str, objec
 @pytest.mark.parametrize(
     ("changes", "classes", "says"),
     [
-        ({"backbone": "gc_vit_tiny"}, 3, "resnet_50.*but is `gc_vit_tiny`"),
-        ({"num_feature_levels": 3}, 3, r"\[1, 2, 3, 4\] with num_feature_levels=3"),
+        ({"backbone": "resnet_49"}, 3, "resnet_50.*but is `resnet_49`"),
+        ({"num_feature_levels": 3}, 3, r"\[1, 2, 3, 4\] for num_feature_levels=3"),
         ({"return_interm_indices": (1, 2, 3, 5)}, 3, "within 0..4"),
+        ({"return_interm_indices": (2, 1, 3, 4)}, 3, "rising numbers"),
+        ({"backbone": "gc_vit_tiny", "dilation": True}, 3, "dilation` needs a ResNet"),
         ({"hidden_dim": 36, "nheads": 8}, 3, "multiple of `model.nheads`"),
         ({"hidden_dim": 30, "nheads": 3}, 3, "of 4"),
         ({}, 0, "num_classes"),
