@@ -8,6 +8,10 @@ from torch import Tensor
 # B image, H W pixels of the padded batch, N boxes of one image
 
 
+UNREADABLE = -(1 << 62)
+"""The image id of a black picture in the place of one that cannot be decoded: it holds a place and counts nowhere."""
+
+
 class Target(NamedTuple):
     """The truth of one image."""
 
@@ -16,7 +20,7 @@ class Target(NamedTuple):
     boxes: Tensor
     """(N, 4) float32: cx, cy, w, h as fractions of the unpadded, augmented image."""
     image_id: int
-    """COCO image id, unique over all sources."""
+    """COCO image id, unique over all sources; or UNREADABLE."""
     orig_size: tuple[int, int]
     """Height and width in pixels before augmentation."""
 

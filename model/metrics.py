@@ -14,6 +14,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from model.batch import UNREADABLE
 from model.data.coco import CocoIndex
 
 if TYPE_CHECKING:
@@ -79,12 +80,14 @@ class CocoEvaluator:
         self._rows: list[np.ndarray] = []
 
     def update(self, image_ids: Sequence[int], detections: "Detections") -> None:
-        """Add a batch: scores (B, K), labels (B, K), boxes (B, K, 4) x0 y0 x1 y1 in pixels of the original image."""
-        scores, labels, boxes = (part.detach().double().cpu().numpy() for part in detections)
+        """Add a batch: scores (B, K), labels (B, K), boxes (B, K, 4) x0 y0 x1 y1 in pixels of the original image.
+        What was found where an image is UNREADABLE is left out."""
+        known = [place for place, image_id in enumerate(image_ids) if image_id != UNREADABLE]
+        scores, labels, boxes = (part.detach().double().cpu().numpy()[known] for part in detections)
         keep = np.argsort(-scores, axis=1, kind="stable")[:, :DETECTIONS_PER_IMAGE]
         scores, labels = (np.take_along_axis(part, keep, axis=1) for part in (scores, labels))
         boxes = np.take_along_axis(boxes, keep[..., None], axis=1)
-        ids = np.broadcast_to(np.asarray(image_ids, dtype=float)[:, None], scores.shape)
+        ids = np.broadcast_to(np.asarray(image_ids, dtype=float)[known, None], scores.shape)
         xywh = np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
         rows = np.concatenate([ids[..., None], xywh, scores[..., None], labels[..., None]], axis=-1)
         self.add_rows(rows.reshape(-1, 7))

@@ -3,9 +3,10 @@
 Knows files and pixels; knows no boxes and no augmentation.
 """
 
+import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,19 +25,28 @@ log = logging.getLogger(__name__)
 DEFAULT_LIMIT = 8 << 30
 """Bytes of decoded pixels that one set of images may take in the cache."""
 
-FORMAT = f"1 pillow {PIL.__version__}"
+UNREADABLE_SHARE = 0.01
+"""Of a set of images, how many may be unreadable and are skipped; one always may."""
+
+FORMAT = f"2 pillow {PIL.__version__}"
 """Part of the key: another decoder may give other pixels."""
 
 
 class Images(Protocol):
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        """What is known of images that cannot be decoded: position -> sentence."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, position: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, not to be written to."""
+        """(H, W, 3) uint8 RGB, not to be written to. Raises DataError for an image that cannot be decoded."""
 
 
 class DecodedImages:
     """Decodes at each access."""
+
+    unreadable: Mapping[int, str] = {}
 
     def __init__(self, records: Sequence[ImageRecord]) -> None:
         self._paths = [record.path for record in records]
@@ -45,21 +55,19 @@ class DecodedImages:
         return len(self._paths)
 
     def __getitem__(self, position: int) -> np.ndarray:
-        path = self._paths[position]
-        try:
-            return decode(path)
-        except (OSError, SyntaxError) as error:  # SyntaxError: PIL's word for a broken PNG
-            raise DataError(f"`{path}` cannot be decoded ({error}); replace it or take it out of the set.") from error
+        return decode(self._paths[position])
 
 
 class CachedImages:
-    """Reads a folder made by `_build`: `pixels.bin`, all images one after another, and `table.npy` (N, 3) int64:
-    offset in bytes, height, width. A worker process gets the folder's name, not a copy of the pixels."""
+    """Reads a folder made by `_build`: `pixels.bin`, all images one after another; `table.npy` (N, 3) int64:
+    offset in bytes, height, width; and `unreadable.json`. A worker process gets the folder's name, not a copy of the
+    pixels."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._table = np.load(folder / "table.npy")
         self._pixels = np.memmap(folder / "pixels.bin", dtype=np.uint8, mode="r").view(np.ndarray)
+        self.unreadable = {int(key): why for key, why in json.loads((folder / "unreadable.json").read_text()).items()}
 
     def __reduce__(self) -> tuple[type["CachedImages"], tuple[Path]]:
         return CachedImages, (self.folder,)
@@ -68,6 +76,8 @@ class CachedImages:
         return len(self._table)
 
     def __getitem__(self, position: int) -> np.ndarray:
+        if position in self.unreadable:
+            raise DataError(self.unreadable[position])
         offset, height, width = self._table[position].tolist()
         return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
 
@@ -92,13 +102,29 @@ def open_images(records: Sequence[ImageRecord], limit: int = DEFAULT_LIMIT) -> I
         return DecodedImages(records)
 
 
+def check_unreadable(count: int, total: int, first: str) -> None:
+    """Raises DataError when more than UNREADABLE_SHARE of `total` images are unreadable, and more than one, or all."""
+    if count > max(1, int(total * UNREADABLE_SHARE)) or count == total:
+        raise DataError(
+            f"{count} of {total} images cannot be decoded, and more than {UNREADABLE_SHARE:.0%} are no accident. The "
+            f"first: {first}"
+        )
+
+
 def _build(records: Sequence[ImageRecord], folder: Path) -> None:
     images = DecodedImages(records)
-    table = np.empty((len(images), 3), dtype=np.int64)
+    table = np.zeros((len(images), 3), dtype=np.int64)
+    unreadable: dict[int, str] = {}
     offset = 0
     with (folder / "pixels.bin").open("wb") as file:
         for position in range(len(images)):
-            image = images[position]
+            try:
+                image = images[position]
+            except DataError as error:
+                unreadable[position] = str(error)
+                check_unreadable(len(unreadable), len(images), next(iter(unreadable.values())))
+                continue
             table[position] = offset, *image.shape[:2]
             offset += file.write(np.ascontiguousarray(image).data)
     np.save(folder / "table.npy", table)
+    (folder / "unreadable.json").write_text(json.dumps(unreadable), encoding="utf-8")

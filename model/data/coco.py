@@ -111,7 +111,7 @@ def true_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"`{path}` is not a readable image ({error}); replace it or take it out of the set.") from error
     return (width, height) if turned else (height, width)
 

@@ -4,103 +4,44 @@ The batch order and the augmentation of an image depend on nothing but (seed, ep
 number of workers, not on what was drawn before. A resumed training therefore sees exactly what it would have seen.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from pytorch_lightning.utilities import rank_zero_only
+from torch.utils.data import DataLoader, DistributedSampler
 
-from model.batch import ImageBatch, Target
-from model.data.cache import Images, open_images
-from model.data.coco import CocoIndex, read_coco
-from model.data.transforms import Sample, Transform, eval_transform, padded_size, train_transform
-from model.errors import DataError
-from model.spec import AugmentationSpec, ExperimentSpec, Source
+from model.batch import ImageBatch
+from model.data.cache import open_images
+from model.data.coco import CocoIndex, merge_categories, read_coco
+from model.data.dataset import CocoDataset, Item, collate
+from model.data.samplers import Key, OrderedSampler, Tall, train_sampler
+from model.data.transforms import Transform, augmented_tall, eval_transform, train_transform
+from model.errors import DataError, WorkerDied
+from model.spec import ExperimentSpec, Source
 
-
-class Key(NamedTuple):
-    """What a sampler asks for. The epoch travels with it, so that long-lived workers need not be told."""
-
-    epoch: int
-    position: int
+log = logging.getLogger(__name__)
 
 
-class Item(NamedTuple):
-    image: np.ndarray  # (H, W, 3) uint8 RGB, augmented, not padded
-    target: Target
+class Loader(DataLoader[Item]):
+    """A DataLoader whose workers' ends and errors are told in the user's words."""
 
-
-class CocoDataset(Dataset[Item]):
-    """Augmented images of an index. Training leaves crowd annotations out; the evaluator reads the index itself."""
-
-    def __init__(self, index: CocoIndex, images: Images, transform: Transform, seed: int) -> None:
-        self.index, self._images, self._transform, self._seed = index, images, transform, seed
-
-    def __len__(self) -> int:
-        return len(self.index.images)
-
-    def __getitem__(self, key: Key) -> Item:
-        image = self._images[key.position]
-        truth = self.index.annotations_of(key.position)
-        rng = np.random.default_rng([self._seed, key.epoch, key.position])
-        sample = self._transform(Sample(image, truth.boxes[~truth.crowd], truth.labels[~truth.crowd]), rng)
-        size = (image.shape[0], image.shape[1])
-        return Item(sample.image, _target(sample, self.index.images[key.position].id, size))
-
-
-def _target(sample: Sample, image_id: int, size: tuple[int, int]) -> Target:
-    height, width = sample.image.shape[:2]
-    low, high = sample.boxes[:, :2], sample.boxes[:, 2:]
-    boxes = np.concatenate([(low + high) / 2, high - low], axis=1) / (width, height, width, height)
-    return Target(torch.from_numpy(sample.labels), torch.from_numpy(boxes).float(), image_id, size)
-
-
-def collate(items: Sequence[Item], aug: AugmentationSpec | None, *, train: bool) -> ImageBatch:
-    """Images side by side, zero at the right and the bottom up to the common size; `aug` None: the largest of each."""
-    sizes = [item.image.shape[:2] for item in items]
-    height, width = padded_size(aug, sizes, train=train) if aug else (max(side) for side in zip(*sizes, strict=True))
-    pixels = np.zeros((len(items), 3, height, width), dtype=np.uint8)
-    for row, item in zip(pixels, items, strict=True):
-        row[:, : item.image.shape[0], : item.image.shape[1]] = item.image.transpose(2, 0, 1)
-    return ImageBatch(torch.from_numpy(pixels), torch.tensor(sizes), tuple(item.target for item in items))
-
-
-class ShuffledSampler(DistributedSampler[Key]):
-    """A new order each epoch, the same for all processes; step by step they share one batch of the whole.
-
-    Each process gets every `world`-th image, and as many as fill whole batches of `batch_size` in all processes.
-    Lightning calls `set_epoch`, and leaves a DistributedSampler where it is.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
-        super().__init__(range(count), num_replicas=world, rank=rank, seed=seed)  # type: ignore[arg-type]
-        self._count = count
-        self._taken = count // (batch_size * world) * batch_size
-
-    def __len__(self) -> int:
-        return self._taken
-
-    def __iter__(self) -> Iterator[Key]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self._count)
-        mine = order[self.rank :: self.num_replicas][: self._taken]
-        return iter([Key(self.epoch, position) for position in mine.tolist()])
-
-
-class OrderedSampler(DistributedSampler[Key]):
-    """Every image once, in order, none repeated to make the processes even."""
-
-    def __init__(self, count: int, *, rank: int = 0, world: int = 1) -> None:
-        super().__init__(range(count), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
-        self._mine = range(rank, count, world)
-
-    def __len__(self) -> int:
-        return len(self._mine)
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter([Key(0, position) for position in self._mine])
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except DataError as error:
+            # torch wraps what a worker raised in that worker's traceback; the sentence is at its end.
+            raise DataError(str(error).rpartition("model.errors.DataError: ")[2].strip()) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise WorkerDied(
+                f"a data worker died ({str(error).splitlines()[0]}); if its memory was the cause, lower "
+                f"`dataset.workers` (now {self.num_workers}) or `dataset.batch_size`."
+            ) from error
 
 
 class CocoDataModule(pl.LightningDataModule):
@@ -120,10 +61,20 @@ class CocoDataModule(pl.LightningDataModule):
             )
         self.workers = max(0, min(spec.dataset.workers, cpus - 1))
         self._seed = spec.train.seed % 2**32  # -1 is a seed too
+        self.notices: list[str] = []
+        """What the user should know of the data read so far, a sentence each; also logged, once."""
 
     def setup(self, stage: str | None = None) -> None:
         if stage in (None, "fit"):
-            self.check_size(self.train_index)
+            self.check_training()
+
+    def check_training(self) -> None:
+        """Everything about training and validation data that can be known before the first step."""
+        self.check_size(self.train_index)
+        names = dict(self.train_index.categories)
+        if self.has_validation:
+            merge_categories(names, self.val_index.categories, "dataset.val_data_sources")
+            self._check_evaluated(self.val_index)
 
     @property
     def has_validation(self) -> bool:
@@ -135,7 +86,13 @@ class CocoDataModule(pl.LightningDataModule):
 
     @cached_property
     def train_index(self) -> CocoIndex:
-        return self._read(self.spec.dataset.train_data_sources, "train_data_sources")
+        index = self._read(self.spec.dataset.train_data_sources, "train_data_sources")
+        if index.annotations.crowd.all():  # true of none, too
+            raise DataError(
+                "`dataset.train_data_sources` must hold boxes to learn from, but its files annotate none but crowds; "
+                "correct json_file."
+            )
+        return index
 
     @cached_property
     def val_index(self) -> CocoIndex:
@@ -143,7 +100,9 @@ class CocoDataModule(pl.LightningDataModule):
 
     @cached_property
     def test_index(self) -> CocoIndex:
-        return self._read((self.spec.dataset.test_data_sources,), "test_data_sources")
+        index = self._read((self.spec.dataset.test_data_sources,), "test_data_sources")
+        self._check_evaluated(index)
+        return index
 
     @property
     def classes(self) -> dict[int, str]:
@@ -154,7 +113,30 @@ class CocoDataModule(pl.LightningDataModule):
         named = [source for source in sources if source.json_file or source.image_dir]
         if not named:
             raise DataError(f"`dataset.{name}` names no data; set its image_dir and json_file.")
-        return read_coco(named, self.spec.dataset.num_classes)
+        index = read_coco(named, self.spec.dataset.num_classes)
+        self._tell(*index.notices)
+        return index
+
+    def _tell(self, *notices: str) -> None:
+        for notice in notices:
+            if notice not in self.notices:
+                self.notices.append(notice)
+                rank_zero_only(log.warning)(notice)
+
+    def _check_evaluated(self, index: CocoIndex) -> None:
+        ids, known = self.spec.dataset.eval_class_ids, index.categories
+        if not ids:
+            return
+        if not set(ids) <= set(known):
+            raise DataError(
+                f"`dataset.eval_class_ids` must be category ids of the annotations, but is {list(ids)} and they have "
+                f"{sorted(known)}; leave it out to evaluate all."
+            )
+        if tuple(ids) == (1,) and len(known) > 1:
+            self._tell(
+                f"`dataset.eval_class_ids` is [1], so the metric knows `{known[1]}` alone, of {len(known)} classes; "
+                "leave it out to evaluate all."
+            )
 
     def check_size(self, index: CocoIndex) -> None:
         total = self.spec.dataset.batch_size * self._world
@@ -174,16 +156,28 @@ class CocoDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Item]:
         self.check_size(self.train_index)
-        sampler = ShuffledSampler(
-            len(self.train_index.images),
+        aug = self.spec.dataset.augmentation
+        sampler = train_sampler(
+            self.spec.dataset.train_sampler,
+            self.train_index.shards,
             self.spec.dataset.batch_size,
             self._seed,
             rank=self._rank,
             world=self._world,
+            tall=self._tall if aug.fixed_random_crop is None else None,
         )
-        transform = train_transform(self.spec.dataset.augmentation)
-        pad = partial(collate, aug=self.spec.dataset.augmentation, train=True)
-        return self._loader(self.train_index, transform, sampler, self.per_forward, pad)
+        pad = partial(collate, aug=aug, train=True)
+        return self._loader(self.train_index, train_transform(aug), sampler, self.per_forward, pad, "substitute")
+
+    @cached_property
+    def _tall(self) -> Tall:
+        images, aug, seed = self.train_index.images, self.spec.dataset.augmentation, self._seed
+
+        def tall(key: Key) -> bool:
+            image = images[key.position]
+            return augmented_tall(aug, max(1, image.height), max(1, image.width), key.generator(seed))
+
+        return tall
 
     def val_dataloader(self) -> DataLoader[Item] | list[DataLoader[Item]]:
         """Nothing to validate is an empty list, which Lightning takes as no validation."""
@@ -203,7 +197,7 @@ class CocoDataModule(pl.LightningDataModule):
         aug = self.spec.dataset.augmentation
         sampler = OrderedSampler(len(index.images), rank=self._rank, world=self._world)
         pad = partial(collate, aug=None if size else aug, train=False)
-        return self._loader(index, eval_transform(aug, size), sampler, batch, pad)
+        return self._loader(index, eval_transform(aug, size), sampler, batch, pad, "black")
 
     def _loader(
         self,
@@ -212,9 +206,16 @@ class CocoDataModule(pl.LightningDataModule):
         sampler: DistributedSampler[Key],
         batch: int,
         pad: Callable[[Sequence[Item]], ImageBatch],
+        unreadable: Literal["substitute", "black"],
     ) -> DataLoader[Item]:
-        return DataLoader(
-            CocoDataset(index, open_images(index.images), transform, self._seed),
+        images = open_images(index.images)
+        if images.unreadable:
+            self._tell(
+                f"{len(images.unreadable)} of {len(images)} images cannot be decoded and are left out: "
+                + " ".join(list(images.unreadable.values())[:3])
+            )
+        return Loader(
+            CocoDataset(index, images, transform, self._seed, unreadable=unreadable),
             batch_size=batch,
             sampler=sampler,
             num_workers=self.workers,

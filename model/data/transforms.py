@@ -4,16 +4,23 @@ All chance comes from the generator that is passed in, so a sample depends on no
 bilinear, which averages when it shrinks.
 """
 
+import struct
+import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from model.errors import DataError
 from model.spec import AugmentationSpec
 
 JITTER = (0.1, 2.0)
 """Range of the scale in large-scale jitter, relative to the crop's side."""
+
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""PIL's words for a file that is no image, is cut off, or claims a size that no image has."""
 
 LEAST_EXTENT = 1e-3
 """Pixels; what is thinner shows nothing, and may round to a box without extent."""
@@ -28,10 +35,25 @@ class Sample(NamedTuple):
 Transform = Callable[[Sample, np.random.Generator], Sample]
 
 
-def decode(path: str | object) -> np.ndarray:
-    """The image as it is seen: EXIF orientation applied, RGB. Returns (H, W, 3) uint8."""
-    with Image.open(path) as image:  # type: ignore[arg-type]
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+def decode(path: Path | BinaryIO) -> np.ndarray:
+    """The image as it is seen: EXIF orientation applied, RGB; of 16 grey bits the upper 8, of transparency nothing.
+    Returns (H, W, 3) uint8. Raises DataError, which names the file, for whatever cannot be decoded."""
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")  # of odd metadata, and of sizes that are still allowed
+            seen = ImageOps.exif_transpose(image)
+            return np.asarray(_eight_bits(seen).convert("RGB"))
+    except DECODING_ERRORS as error:
+        raise DataError(f"`{path}` cannot be decoded ({error}); replace it or take it out of the set.") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey values of 16 or 32 bits as 8; PIL's own conversion would cut them at 255."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, dtype=np.float64)
+    white = 65535.0 if image.mode != "F" or values.max() > 255 else 255.0 if values.max() > 1 else 1.0
+    return Image.fromarray(np.clip(values * (255.0 / white), 0, 255).astype(np.uint8))
 
 
 def train_transform(aug: AugmentationSpec) -> Transform:
@@ -61,6 +83,17 @@ def train_transform(aug: AugmentationSpec) -> Transform:
         return scaled(sample, rng) if aug.fixed_random_crop is None else jittered(sample, rng)
 
     return transform
+
+
+def augmented_tall(aug: AugmentationSpec, height: int, width: int, rng: np.random.Generator) -> bool:
+    """Whether an image of this size is higher than wide after `train_transform` with the same generator: the same
+    draws, without the pixels. Not meant for large-scale jitter, where all crops are square."""
+    rng.random()  # the flip
+    if rng.random() < 0.5:
+        height, width = short_side(height, width, _choice(aug.train_random_resize, rng), None)
+        width = min(width, _crop_side(aug, width, rng))
+        height = min(height, _crop_side(aug, height, rng))
+    return height > width
 
 
 def eval_transform(aug: AugmentationSpec, fixed_size: tuple[int, int] | None = None) -> Transform:
@@ -112,13 +145,18 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
 def resize_short(sample: Sample, short: int, longest: int | None) -> Sample:
     """Resize so that the short side is `short`, or less where the long side would exceed `longest`; aspect kept."""
     height, width = sample.image.shape[:2]
+    return resize(sample, *short_side(height, width, short, longest))
+
+
+def short_side(height: int, width: int, short: int, longest: int | None) -> tuple[int, int]:
+    """The height and width that `resize_short` gives an image of this height and width."""
     low, high = min(height, width), max(height, width)
     if longest is not None and high * short > longest * low:
         short = max(1, round(longest * low / high))
     long = max(1, int(short * high / low))
     if longest is not None:
         long = min(long, longest)
-    return resize(sample, *((short, long) if height <= width else (long, short)))
+    return (short, long) if height <= width else (long, short)
 
 
 def random_crop(sample: Sample, height: int, width: int, rng: np.random.Generator) -> Sample:

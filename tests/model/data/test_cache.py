@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from model.data import cache as cache_module
-from model.data.cache import CachedImages, DecodedImages, open_images
+from model.data.cache import CachedImages, DecodedImages, check_unreadable, open_images
 from model.data.coco import ImageRecord, read_coco
 from model.errors import DataError
 from model.spec import Source
@@ -59,11 +59,31 @@ def test_an_unusable_cache_is_no_obstacle(make_coco: MakeCoco, cache: Path, capl
     assert "cannot be used" in caplog.text
 
 
-def test_an_unreadable_image_is_named(make_coco: MakeCoco) -> None:
-    records = records_of(make_coco())
+def test_an_unreadable_image_is_named_and_the_others_are_cached(make_coco: MakeCoco) -> None:
+    records = records_of(make_coco(ids=(3, 8, 9), boxes=()))
     records[1].path.write_bytes(records[1].path.read_bytes()[:200])
-    with pytest.raises(DataError, match=r"8.png` cannot be decoded"):
+    for images in (open_images(records), DecodedImages(records)):
+        with pytest.raises(DataError, match=r"8.png` cannot be decoded"):
+            _ = images[1]
+        np.testing.assert_array_equal(images[2], np.asarray(Image.open(records[2].path)))
+    assert list(open_images(records).unreadable) == [1]
+
+
+def test_two_unreadable_of_a_few_are_no_accident(make_coco: MakeCoco, cache: Path) -> None:
+    records = records_of(make_coco(ids=(3, 8, 9), boxes=()))
+    for record in records[:2]:
+        record.path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 of 3 images cannot be decoded, and more than 1% .*3.png`"):
         open_images(records)
+    assert not list((cache / "pixels").glob("*/table.npy")), "nothing half done is left"
+
+
+@pytest.mark.parametrize(("count", "total", "fine"), [(1, 2, True), (1, 1, False), (2, 199, False), (2, 200, True)])
+def test_the_share_of_unreadable_images(count: int, total: int, fine: bool) -> None:
+    if fine:
+        return check_unreadable(count, total, "")
+    with pytest.raises(DataError, match=f"{count} of {total} images"):
+        check_unreadable(count, total, "")
 
 
 def test_two_processes_build_once(make_coco: MakeCoco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,13 +7,12 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from model.batch import ImageBatch
-from model.data.datamodule import CocoDataModule, OrderedSampler, ShuffledSampler
-from model.errors import DataError
+from model.data.cache import DecodedImages
+from model.data.datamodule import CocoDataModule
+from model.errors import DataError, WorkerDied
 from model.spec import ExperimentSpec, Source
 
 MakeCoco = Callable[..., Source]
@@ -31,17 +31,18 @@ BOXES = ((1, 2, 1, 2, 10, 8), (2, 5, 12, 3, 10, 15), (4, 2, 0, 0, 30, 20), (4, 5
 
 @pytest.fixture
 def spec(make_coco: MakeCoco) -> ExperimentSpec:
-    def plain(source: Source) -> dict[str, str | None]:
-        return {"image_dir": source.image_dir, "json_file": source.json_file}
-
-    train = plain(make_coco("train", ids=tuple(range(1, 12)), boxes=BOXES))
-    val = plain(make_coco("val", ids=(1, 2, 4, 5, 6), boxes=BOXES))
+    train = as_dict(make_coco("train", ids=tuple(range(1, 12)), boxes=BOXES))
+    val = as_dict(make_coco("val", ids=(1, 2, 4, 5, 6), boxes=BOXES))
     return build({"train_data_sources": [train], "val_data_sources": [val], "test_data_sources": val})
 
 
 def build(dataset: dict[str, Any], **sections: dict[str, Any]) -> ExperimentSpec:
     base = {"num_classes": 6, "batch_size": 2, "workers": 2, "augmentation": AUG}
     return ExperimentSpec.from_dict({"dataset": {**base, **dataset}, **sections}, network=False)
+
+
+def as_dict(source: Source) -> dict[str, str | None]:
+    return {"image_dir": source.image_dir, "json_file": source.json_file}
 
 
 def change(spec: ExperimentSpec, dataset: dict[str, Any], **sections: dict[str, Any]) -> ExperimentSpec:
@@ -111,33 +112,13 @@ def test_smaller_forwards_see_the_same_images(spec: ExperimentSpec) -> None:
         CocoDataModule(spec, cpus=1, per_forward=3)
 
 
-@given(count=st.integers(1, 60), batch=st.integers(1, 5), world=st.integers(1, 4), epoch=st.integers(0, 3))
-def test_processes_share_the_batches_of_one(count: int, batch: int, world: int, epoch: int) -> None:
-    def keys(batch: int, rank: int, world: int) -> list[int]:
-        sampler = ShuffledSampler(count, batch, 7, rank=rank, world=world)
-        sampler.set_epoch(epoch)
-        found = list(sampler)
-        assert len(found) == len(sampler)
-        assert {key.epoch for key in found} <= {epoch}
-        return [key.position for key in found]
-
-    alone = keys(batch * world, 0, 1)
-    shares = [keys(batch, rank, world) for rank in range(world)]
-    assert len(alone) == count // (batch * world) * batch * world
-    for start in range(0, len(alone), batch * world):
-        step = slice(start // world, start // world + batch)
-        together = [position for share in shares for position in share[step]]
-        assert sorted(together) == sorted(alone[start : start + batch * world])
-    ordered = [key.position for rank in range(world) for key in OrderedSampler(count, rank=rank, world=world)]
-    assert sorted(ordered) == list(range(count))
-
-
 def test_crowd_is_no_target_but_is_in_the_index(make_coco: MakeCoco) -> None:
-    source = make_coco(iscrowd=1)
-    sources = {"image_dir": source.image_dir, "json_file": source.json_file}
-    module = CocoDataModule(build({"train_data_sources": [sources]}), cpus=1)
-    assert module.train_index.annotations.crowd.all()
-    assert all(len(target.labels) == 0 for batch in epochs(module, 0) for target in batch.targets)
+    crowd, plain = make_coco("crowd", iscrowd=1), make_coco("plain")
+    module = CocoDataModule(build({"train_data_sources": [as_dict(crowd), as_dict(plain)], "batch_size": 4}), cpus=1)
+    assert module.train_index.annotations.crowd.tolist() == [True, False]
+    assert sum(len(target.labels) for batch in epochs(module, 0, 1, 2) for target in batch.targets) <= 3
+    with pytest.raises(DataError, match=r"must hold boxes to learn from"):
+        CocoDataModule(build({"train_data_sources": [as_dict(crowd)]}), cpus=1).setup("fit")
 
 
 def test_validation_and_test_hold_every_image_in_order(spec: ExperimentSpec) -> None:
@@ -158,6 +139,115 @@ def test_fixed_padding_reaches_the_batch(spec: ExperimentSpec) -> None:
     padded = change(spec, {"augmentation": {**AUG, "fixed_padding": True, "pad_size_divisor": 20}})
     sizes = {tuple(batch.pixels.shape[-2:]) for batch in epochs(CocoDataModule(padded, cpus=1), 0, 1)}
     assert sizes <= {(40, 60), (60, 40), (60, 60)}
+
+
+def test_batches_hold_one_orientation(spec: ExperimentSpec, make_coco: MakeCoco) -> None:
+    """Crops turn a landscape image into a portrait one, and the batch knows before the pixels do."""
+    sources = [
+        as_dict(make_coco("wide", ids=tuple(range(1, 25)), size=(30, 40))),
+        as_dict(make_coco("tall", ids=tuple(range(1, 13)), size=(40, 30))),
+    ]
+    aug = {**AUG, "fixed_padding": True, "train_random_crop_min": 33}
+    module = CocoDataModule(change(spec, {"train_data_sources": sources, "augmentation": aug, "batch_size": 4}), cpus=1)
+    for epoch in range(3):
+        batches = epochs(module, epoch)
+        assert len(batches) == 9
+        mixed = [batch for batch in batches if len({bool(high > wide) for high, wide in batch.sizes.tolist()}) == 2]
+        assert len(mixed) <= 1
+        assert {tuple(batch.pixels.shape[-2:]) for batch in batches if batch not in mixed} == {(32, 48), (48, 32)}
+        seen = [target.image_id for batch in batches for target in batch.targets]
+        assert len(set(seen)) == 36
+
+
+@pytest.mark.parametrize("name", ["uniform_sampler", "non_uniform_sampler"])
+def test_the_sampler_key_is_honoured(spec: ExperimentSpec, make_coco: MakeCoco, name: str) -> None:
+    sources = [as_dict(make_coco("small", ids=(1,), boxes=())), spec.to_dict()["dataset"]["train_data_sources"][0]]
+    module = CocoDataModule(change(spec, {"train_data_sources": sources, "train_sampler": name}), cpus=1)
+    small = module.train_index.images[0].id
+    seen = [target.image_id for batch in epochs(module, *range(10)) for target in batch.targets]
+    # 12 images an epoch; uniform: half of 120 draws, sd 5.5, so 90 and 30 are over 5 sd (3e-7)
+    assert 30 < seen.count(small) < 90 if name == "uniform_sampler" else seen.count(small) == 10
+    assert same(epochs(module, 3), epochs(CocoDataModule(module.spec, cpus=3), 3)), "workers change nothing"
+
+
+def test_both_dataset_types_give_the_same(spec: ExperimentSpec) -> None:
+    other = change(spec, {"dataset_type": "default"})
+    assert spec.dataset.dataset_type == "serialized"
+    assert same(epochs(CocoDataModule(spec, cpus=1), 1), epochs(CocoDataModule(other, cpus=1), 1))
+
+
+def test_shards_serve_training_and_validation(spec: ExperimentSpec, make_coco: MakeCoco, tmp_path: Path) -> None:
+    first, second = (
+        make_coco("x", ids=(1, 2), boxes=((1, 2, 1, 2, 10, 8), (2, 5, 12, 3, 10, 15))),
+        make_coco("y", ids=(2, 3), boxes=()),
+    )
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number, source in enumerate((first, second)):
+        (shards / f"{number}.json").write_bytes(Path(str(source.json_file)).read_bytes())
+    for number in (2, 3):  # one folder of images serves all shards
+        (Path(str(first.image_dir)) / f"{number}.png").write_bytes(
+            (Path(str(second.image_dir)) / f"{number}.png").read_bytes()
+        )
+    pattern = {"image_dir": first.image_dir, "json_file": str(shards / "*")}
+    module = CocoDataModule(change(spec, {"train_data_sources": [pattern], "val_data_sources": [pattern]}), cpus=1)
+    assert module.train_index.shards == module.val_index.shards == (2, 2)
+    assert len(epochs(module, 0)) == 2
+    assert [len(batch.targets) for batch in module.val_dataloader()] == [2, 2]
+
+
+def test_the_metric_of_one_class_of_many_is_told(spec: ExperimentSpec, make_coco: MakeCoco) -> None:
+    val = as_dict(make_coco("one", boxes=(), categories=((1, "ant"), (2, "cat"), (5, "dog"))))
+    module = CocoDataModule(change(spec, {"val_data_sources": [val], "eval_class_ids": [1]}), cpus=1)
+    module.setup("fit")
+    module.setup("fit")
+    assert len(module.notices) == 1
+    assert "is [1], so the metric knows `ant` alone, of 3 classes" in module.notices[0]
+    absent = CocoDataModule(change(spec, {"eval_class_ids": [1]}), cpus=1)
+    with pytest.raises(DataError, match=r"is \[1\] and they have \[2, 5\]; leave it out"):
+        absent.setup("fit")
+    with pytest.raises(DataError, match=r"is \[1\]"):
+        _ = absent.test_index
+
+
+def test_training_and_validation_must_agree_on_names(spec: ExperimentSpec, make_coco: MakeCoco) -> None:
+    val = as_dict(make_coco("other", boxes=(), categories=((2, "cow"), (5, "dog"))))
+    with pytest.raises(DataError, match=r"val_data_sources`: category 2 is `cow`"):
+        CocoDataModule(change(spec, {"val_data_sources": [val]}), cpus=1).setup("fit")
+
+
+def test_unreadable_images_are_told_and_too_many_stop(spec: ExperimentSpec, make_coco: MakeCoco) -> None:
+    source = make_coco("holes", ids=tuple(range(1, 8)))
+    (Path(str(source.image_dir)) / "2.png").write_bytes(b"x")
+    module = CocoDataModule(
+        change(spec, {"train_data_sources": [as_dict(source)], "val_data_sources": [as_dict(source)]}), cpus=1
+    )
+    batches = epochs(module, 0)
+    assert [len(batch.targets) for batch in batches] == [2, 2, 2]
+    assert [len(batch.targets) for batch in module.val_dataloader()] == [2, 2, 2, 1]
+    assert len(module.notices) == 1
+    assert module.notices[0].startswith("1 of 7 images cannot be decoded and are left out: `")
+    (Path(str(source.image_dir)) / "5.png").write_bytes(b"x")
+    with pytest.raises(DataError, match="2 of 7 images cannot be decoded"):
+        epochs(module, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_errors_of_workers_are_told_in_a_sentence(
+    spec: ExperimentSpec, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr("model.data.datamodule.open_images", DecodedImages)
+    module = CocoDataModule(spec, cpus=workers)
+    for record in module.train_index.images[:3]:
+        record.path.write_bytes(b"x")
+    with pytest.raises(DataError, match=r"^2 of 11 images cannot be decoded[^\n]*$"):
+        epochs(module, 0)
+
+
+def test_the_end_of_a_worker_is_told(spec: ExperimentSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.data.dataset.CocoDataset.__getitem__", lambda *_: os._exit(9))
+    with pytest.raises(WorkerDied, match=r"a data worker died .*lower `dataset.workers` \(now 1\)"):
+        epochs(CocoDataModule(spec, cpus=2), 0)
 
 
 def test_without_validation(spec: ExperimentSpec) -> None:

@@ -1,13 +1,17 @@
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from model.data import transforms
 from model.data.transforms import (
     Sample,
+    augmented_tall,
     crop,
     decode,
     eval_transform,
@@ -18,6 +22,7 @@ from model.data.transforms import (
     resize_short,
     train_transform,
 )
+from model.errors import DataError
 from model.spec import AugmentationSpec
 
 
@@ -107,7 +112,7 @@ LSJ = AugmentationSpec(fixed_random_crop=40)
     corners=st.lists(st.tuples(*[st.floats(-20, 120, allow_nan=False)] * 4), max_size=4),
     seed=st.integers(0, 2**32),
 )
-def test_boxes_stay_inside(
+def test_boxes_stay_inside_and_labels_with_them(
     aug: AugmentationSpec, height: int, width: int, corners: list[tuple[float, ...]], seed: int
 ) -> None:
     """Also: a crop_min over the side of the image is no crash, and no image is larger than allowed."""
@@ -115,11 +120,59 @@ def test_boxes_stay_inside(
     sample = Sample(np.zeros((height, width, 3), np.uint8), boxes, np.arange(len(boxes)))
     result = train_transform(aug)(sample, np.random.default_rng(seed))
     high, wide = result.image.shape[:2]
+    for label in range(len(boxes)):  # alone, a box goes the same way: none took the label of another
+        alone = train_transform(aug)(
+            Sample(sample.image, boxes[label : label + 1], np.array([label])), np.random.default_rng(seed)
+        )
+        np.testing.assert_array_equal(result.boxes[result.labels == label], alone.boxes)
     assert 1 <= max(high, wide) <= (40 if aug is LSJ else 48)
     assert len(result.boxes) == len(result.labels) <= len(boxes)
     assert (result.boxes >= 0).all()
     assert (result.boxes <= (wide, high, wide, high)).all()
     assert (result.boxes[:, 2:] > result.boxes[:, :2]).all()
+
+
+@given(height=st.integers(1, 90), width=st.integers(1, 90), seed=st.integers(0, 2**32))
+def test_the_orientation_is_known_before_the_pixels(height: int, width: int, seed: int) -> None:
+    sample = Sample(np.zeros((height, width, 3), np.uint8), np.empty((0, 4)), np.empty(0, int))
+    high, wide = train_transform(AUG)(sample, np.random.default_rng(seed)).image.shape[:2]
+    assume(high != wide)  # rounding makes squares of nearly square images, which fit anywhere
+    assert augmented_tall(AUG, height, width, np.random.default_rng(seed)) == (high > wide)
+
+
+def test_the_order_of_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flip, resize without a limit, crop, resize with it; or flip and the last; with jitter flip, resize, crop."""
+    done: list[str] = []
+
+    def noted(name: str) -> None:
+        original = getattr(transforms, name)
+
+        def run(sample: Sample, *rest: object) -> Sample:
+            limit = f" {rest[1]}" if name == "resize_short" else ""
+            done.append(name + limit)
+            return original(sample, *rest)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(transforms, name, run)
+
+    for name in ("flip", "resize_short", "resize", "random_crop"):
+        noted(name)
+
+    def ways(aug: AugmentationSpec) -> set[tuple[str, ...]]:
+        found = set()
+        for seed in range(60):
+            done.clear()
+            train_transform(aug)(painted(60, 50, (15, 20, 35, 44)), np.random.default_rng(seed))
+            steps = [step for step in done if step != "resize" or aug.fixed_random_crop]
+            found.add(tuple(steps))
+        return found
+
+    short = ("resize_short 48",)
+    long = ("resize_short None", "random_crop", *short)
+    assert ways(AUG) == {short, long, ("flip", *short), ("flip", *long)}
+    jitter = ("resize", "random_crop")
+    assert ways(LSJ) == {jitter, ("flip", *jitter)}
+    assert ways(replace(AUG, horizontal_flip_prob=0.0)) == {short, long}
+    assert ways(replace(AUG, horizontal_flip_prob=1.0)) == {("flip", *short), ("flip", *long)}
 
 
 @pytest.mark.parametrize("aug", [AUG, LSJ])
@@ -202,3 +255,53 @@ def test_decode_turns_and_converts() -> None:
     assert pixels.shape == (6, 4, 3)
     assert (pixels[:2] == 255).all()
     assert (pixels[2:] == 0).all()
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: object) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file
+
+
+def test_decode_takes_the_upper_half_of_sixteen_bits() -> None:
+    values = np.array([[0, 255, 256], [32768, 51200, 65535]], dtype=np.uint16)
+    pixels = decode(saved(Image.fromarray(values)))
+    assert pixels[..., 0].tolist() == [[0, 0, 0], [127, 199, 255]]
+    assert (pixels == pixels[..., :1]).all()
+    unit = np.array([[0.0, 0.5, 1.0]], dtype=np.float32)
+    assert decode(saved(Image.fromarray(unit), "TIFF"))[0, :, 0].tolist() == [0, 127, 255]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_decode_makes_rgb_of_every_mode(mode: str) -> None:
+    image = Image.new("RGB", (4, 3), "white")
+    image.putpixel((0, 0), (0, 0, 0))
+    pixels = decode(saved(image.convert(mode), "TIFF" if mode == "CMYK" else "PNG"))
+    assert pixels.shape == (3, 4, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels[0, 0].max() <= 1
+    assert pixels[1:].min() >= 254
+
+
+def test_a_palette_with_transparency_is_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    image = Image.new("P", (4, 3))
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    assert decode(saved(image, transparency=b"\x00\xff"))[0, 0].tolist() == [255, 0, 0]
+    assert not recwarn.list
+
+
+def test_whatever_cannot_be_decoded_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = saved(Image.effect_noise((64, 64), 90)).getvalue()
+    file = tmp_path / "a.png"
+    for content in (b"", b"text", good[:300], good[:40] + b"\0" * 30 + good[70:]):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.png` cannot be decoded .*replace it"):
+            decode(file)
+    file.write_bytes(good)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64)
+    assert decode(file).shape == (64, 64, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 31)  # PIL refuses twice its limit
+    with pytest.raises(DataError, match="decompression bomb"):
+        decode(file)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        decode(tmp_path / "absent.png")
