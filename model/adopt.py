@@ -6,8 +6,9 @@ from typing import Any
 
 from model.checkpoint import Checkpoint, description
 from model.errors import CheckpointError
-from model.spec import ExperimentSpec
+from model.spec import DatasetSpec, ExperimentSpec, ModelSpec
 from model.tensorfile import read_raw
+from schemas.structure import structure, unstructure
 
 ARCHITECTURE = (
     "backbone", "num_queries", "num_feature_levels", "return_interm_indices", "with_box_refine", "nheads", "hidden_dim",
@@ -54,11 +55,12 @@ def check_resume(path: Path, spec: ExperimentSpec) -> None:
 
 def contradictions(given: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Architecture keys that `given` sets to another value than `own` has: name, given value, own value."""
-    names = [("model", key) for key in ARCHITECTURE] + [("dataset", "num_classes")]
-    for section, key in names:
-        value, theirs = (given.get(section) or {}).get(key), own[section].get(key)
-        if value is not None and value != theirs:
-            yield f"{section}.{key}", value, theirs
+    for section, cls, keys in (("model", ModelSpec, ARCHITECTURE), ("dataset", DatasetSpec, ("num_classes",))):
+        written = {key: value for key, value in (given.get(section) or {}).items() if key in keys and value is not None}
+        meant = unstructure(structure(cls, written)[0])  # numbers in quotes, other spellings
+        for key in written:
+            if meant[key] != own[section].get(key):
+                yield f"{section}.{key}", meant[key], own[section].get(key)
 
 
 def _over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

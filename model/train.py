@@ -17,8 +17,9 @@ import torch
 import yaml
 
 from model import launch
+from model.adopt import check_resume
 from model.checkpoint import description, public_dict, read_raw
-from model.errors import CheckpointError, OutOfMemory, SpecError
+from model.errors import OutOfMemory, SpecError
 from model.fit import Fitted, Job, fit
 from model.interrupt import interruptible
 from model.keeper import BEST, LATEST, OnEpoch, measured
@@ -75,7 +76,7 @@ def train(
             resume = Path(spec.train.resume_training_checkpoint_path)
         if resume is not None:
             status.write("RUNNING", f"Resuming training from checkpoint: {resume}")
-            _check_resumable(resume)
+            check_resume(resume, spec)
         spec = _with_seed(spec, resume)
         where = launch.place(spec.train, cpu_processes=cpu_processes)
         if launch.is_first():
@@ -162,11 +163,3 @@ def _stamp(link: Path) -> tuple[int, int] | None:
         return None
     found = link.lstat()
     return found.st_ino, found.st_mtime_ns
-
-
-def _check_resumable(path: Path) -> None:
-    if "optimizer_states" not in read_raw(path):
-        raise CheckpointError(
-            f"a checkpoint to resume from must hold the optimizer's state, but {path} holds weights only; resume from "
-            f"{LATEST}, or use the file as train.pretrained_model_path."
-        )

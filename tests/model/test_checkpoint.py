@@ -74,6 +74,11 @@ def test_a_contradicting_architecture_names_both_values(tiny_checkpoint: Path, k
     assert adopt(checkpoint, {"model": {key: own}}) == checkpoint.spec
 
 
+def test_another_spelling_is_no_contradiction(tiny_checkpoint: Path, other_checkpoint: Callable[..., Path]) -> None:
+    checkpoint = read_checkpoint(tiny_checkpoint)
+    assert adopt(checkpoint, {"model": {"enc_layers": "1", "hidden_dim": 32.0}}) == checkpoint.spec
+
+
 def test_the_users_other_keys_stand_over_the_files(tiny_checkpoint: Path) -> None:
     checkpoint = read_checkpoint(tiny_checkpoint)
     spec = adopt(checkpoint, {"model": {"num_select": 7}, "dataset": {"batch_size": 2, "workers": None}})
