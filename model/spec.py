@@ -114,7 +114,8 @@ class DatasetSpec:
     train_sampler: str = field(
         "default_sampler",
         title="Sampler",
-        doc="How shards are dealt to processes.",
+        doc="default: all images shuffled. uniform: every annotation file equally likely, with replacement. "
+        "non_uniform: each process shuffles its own share of the files.",
         enum=("default_sampler", "non_uniform_sampler", "uniform_sampler"),
     )
     train_data_sources: tuple[Source, ...] = field(
@@ -136,7 +137,10 @@ class DatasetSpec:
     workers: int = field(8, title="Workers", doc="Data processes for one GPU, at most.", low=1, high=INF, search=True)
     pin_memory: bool = field(True, title="Pin memory", doc="Copy batches through page-locked memory.")
     dataset_type: str = field(
-        "serialized", title="Index in memory", doc="How annotations are held.", enum=("serialized", "default")
+        "serialized",
+        title="Index in memory",
+        doc="Accepted for compatibility: either way one compact index is shared by all workers.",
+        enum=("serialized", "default"),
     )
     num_classes: int = field(91, title="Classes", doc="Largest category id plus one.", low=1, high=INF, math_cond=">0")
     eval_class_ids: tuple[int, ...] | None = field(
@@ -417,6 +421,9 @@ class EvaluateSpec:
     input_height: int | None = field(None, title="Input height", doc="Resize to exactly this height, pixels.", low=1)
     conf_threshold: float = field(0.0, title="Confidence", doc="Drop detections below this score.")
 
+    def problems(self, name: str) -> list[str]:
+        return _size_problems(name, self.input_height, self.input_width)
+
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSpec:
@@ -438,6 +445,18 @@ class InferenceSpec:
     color_map: Mapping[str, str] | None = field(None, title="Colours", doc="Class name to colour.", search=False)
     is_internal: bool = field(False, title="Sequence folders", doc="Sort outputs into one folder per sequence.")
     outline_width: int = field(3, title="Outline", doc="Width of drawn boxes, pixels.", low=1)
+
+    def problems(self, name: str) -> list[str]:
+        return _size_problems(name, self.input_height, self.input_width)
+
+
+def _size_problems(name: str, height: int | None, width: int | None) -> list[str]:
+    if (height is None) == (width is None):
+        return []
+    return [
+        f"`{name}.input_height` and `{name}.input_width` must be set together, but are {height} and {width}; "
+        "set the other, or neither."
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -495,7 +514,13 @@ class ExperimentSpec:
         return spec
 
     def problems(self) -> list[str]:
-        return self.model.problems(self.dataset.num_classes) + self.train.problems() + self._data_problems()
+        return (
+            self.model.problems(self.dataset.num_classes)
+            + self.train.problems()
+            + self._data_problems()
+            + self.evaluate.problems("evaluate")
+            + self.inference.problems("inference")
+        )
 
     def _data_problems(self) -> list[str]:
         crop = self.dataset.augmentation
