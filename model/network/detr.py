@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.errors import SpecError
 from model.network.gcvit import GC_VITS, GCViT
-from model.network.resnet import RESNETS, FrozenBatchNorm2d, ResNet
+from model.network.resnet import RESNETS, FrozenBatchNorm2d, LiveBatchNorm2d, ResNet
 from model.network.transformer import Proposer, Sizes, Transformer, add_delta
 from model.spec import ModelSpec
 
@@ -192,7 +192,7 @@ def _backbone(spec: ModelSpec, *, frozen_norm: bool) -> ResNet | GCViT:
     stages = tuple(index for index in spec.return_interm_indices if index < 4) or (3,)
     if spec.backbone in GC_VITS:
         return GCViT(spec.backbone, stages)
-    norm = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
+    norm = FrozenBatchNorm2d if frozen_norm else LiveBatchNorm2d
     return ResNet(spec.backbone, stages, dilation=spec.dilation, norm=norm)
 
 

@@ -37,6 +37,19 @@ class FrozenBatchNorm2d(nn.Module):
         super()._load_from_state_dict(state, prefix, *args)
 
 
+class LiveBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that learns, for a backbone trained from random weights.
+
+    Once its affine map is frozen its statistics stay too, so that a frozen part computes the same function all along.
+    Where a batch has one value a feature there is no spread to divide by, and the statistics so far must do.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and (not self.weight.requires_grad or x.shape[0] * x.shape[2] * x.shape[3] == 1):
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions (He et al. 2015, figure 5 left)."""
 

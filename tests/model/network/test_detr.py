@@ -1,6 +1,7 @@
 """The whole detector: published names and sizes, every configuration of levels and heads, and what must not matter."""
 
 import warnings
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from model.network.detr import DeformableDETR, Output, build
 from model.network.resnet import FrozenBatchNorm2d
 from model.spec import ModelSpec
 
+ALL_INDICES = [chosen for count in range(1, 6) for chosen in combinations(range(5), count)]
 INDICES = {1: (2,), 2: (1, 2), 3: (1, 2, 3), 4: (1, 2, 3, 4), 5: (0, 1, 2, 3, 4)}
 
 
@@ -149,16 +151,47 @@ def test_every_configuration_predicts_and_trains_all_parameters(levels: int, ref
     assert without == []
 
 
-@pytest.mark.parametrize("indices", [(4,), (3, 4), (0, 3), (0, 1, 2, 4)])
+@pytest.mark.parametrize("indices", ALL_INDICES, ids=lambda indices: "".join(map(str, indices)))
 def test_any_choice_of_stages_works(indices: tuple[int, ...]) -> None:
+    """Index 4 halves whatever stage comes before it, the last one where none does."""
     network = shaken(small(num_feature_levels=len(indices), return_interm_indices=indices))
-    assert network(torch.randn(1, 3, 64, 64)).final.logits.shape == (1, 12, 3)
+    seen: list[tuple[int, ...]] = []
+    network.transformer.register_forward_pre_hook(lambda _, inputs: seen.extend(map_.shape for map_ in inputs[0]))
+    assert network(torch.randn(1, 3, 128, 64)).final.logits.shape == (1, 12, 3)
+    strides = [4 << stage for stage in indices if stage < 4]
+    strides += [2 * (strides[-1] if strides else 32)] * (4 in indices)
+    assert seen == [(1, 32, 128 // stride, 64 // stride) for stride in strides]
 
 
-def test_a_dilated_last_stage_is_read_at_stride_16() -> None:
+def test_a_dilated_last_stage_is_read_at_stride_16_and_the_extra_level_at_32() -> None:
+    """The "DC5" of the paper's table 1."""
     network = shaken(small(dilation=True))
-    assert network.backbone(torch.randn(1, 3, 64, 64))[-1].shape[2:] == (4, 4)
-    assert network(torch.randn(1, 3, 64, 64)).final.logits.shape == (1, 12, 3)
+    seen: list[tuple[int, ...]] = []
+    network.transformer.register_forward_pre_hook(lambda _, inputs: seen.extend(map_.shape[2:] for map_ in inputs[0]))
+    assert network(torch.randn(1, 3, 64, 96)).final.logits.shape == (1, 12, 3)
+    assert seen == [(8, 12), (4, 6), (4, 6), (2, 3)]
+    assert set(network.state_dict()) == set(shaken(small()).state_dict())
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_one_tiny_picture_can_be_trained_on(size: int) -> None:
+    """Its smallest levels have one cell, where a normalisation over single values would divide by nothing."""
+    spec = small(return_interm_indices=(1, 2, 3, 4))
+    output = build(spec, 3, pretrained=False).train()(torch.randn(1, 3, size, size))
+    loss = Criterion(spec, 3)(output, [Target(torch.tensor([1]), torch.full((1, 4), 0.5), 1, (size, size))]).total
+    loss.backward()
+    assert bool(torch.isfinite(loss))
+
+
+def test_a_frozen_backbone_computes_the_same_function_all_along() -> None:
+    """Parameters and statistics, with and without weights to start from."""
+    for pretrained in (False, True):
+        body = build(small(train_backbone=False), 3, pretrained=pretrained).backbone.train()
+        before = {name: value.clone() for name, value in body.state_dict().items()}
+        pixels = torch.randn(2, 3, 64, 64)
+        first, second = body(pixels)[-1], body(pixels)[-1]
+        assert torch.equal(first, second)
+        assert all(torch.equal(value, before[name]) for name, value in body.state_dict().items())
 
 
 def test_without_auxiliary_losses_only_the_last_layer_answers() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.network.resnet import RESNETS, FrozenBatchNorm2d, ResNet
+from model.network.resnet import RESNETS, FrozenBatchNorm2d, LiveBatchNorm2d, ResNet
 
 # Parameters of the published classifiers less their last layer (1000 classes from 512 or 2048 features).
 PUBLISHED = {
@@ -88,3 +88,22 @@ def test_frozen_normalisation_equals_the_live_one_in_evaluation_and_never_moves(
     x = torch.randn(2, 5, 4, 4)
     torch.testing.assert_close(frozen.train()(x), live.eval()(x))
     torch.testing.assert_close(frozen.running_mean, live.running_mean)
+
+
+def test_live_normalisation_is_torchs_until_it_is_frozen() -> None:
+    ours, torchs = LiveBatchNorm2d(5), nn.BatchNorm2d(5)
+    x = 3 + 2 * torch.randn(4, 5, 3, 3)
+    torch.testing.assert_close(ours(x), torchs(x))
+    torch.testing.assert_close(ours.running_mean, torchs.running_mean)
+    ours.requires_grad_(False)
+    before = ours.running_mean.clone()
+    torch.testing.assert_close(ours(x), torchs.eval()(x))
+    assert torch.equal(ours.running_mean, before)
+
+
+def test_one_value_a_feature_is_no_batch_to_learn_from() -> None:
+    """The last map of one picture of 32 pixels; torch's own normalisation raises there."""
+    norm = LiveBatchNorm2d(5)
+    x = torch.randn(1, 5, 1, 1)
+    torch.testing.assert_close(norm(x), x / (1 + norm.eps) ** 0.5)
+    assert not norm.running_mean.any()
