@@ -1,0 +1,44 @@
+"""Keys that are accepted so that other programs' spec files run as they are, and that nothing here reads.
+
+No key is silently ignored: each that a user sets to something else than its default gives a line. Knows no action.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.spec import DEPLOY_SECTIONS, ExperimentSpec
+from schemas import dotted
+from schemas.structure import structure, unstructure
+
+UNUSED: Mapping[str, str] = {
+    "encryption_key": "nothing is encrypted here, and the key is never written",
+    "wandb": "runs are tracked in MLflow",
+    "model.clip_max_norm": "train.clip_grad_norm clips the gradient",
+    "model.dld_model_dir_path": "no action reads it",
+    "train.input_width": "dataset.augmentation decides the size of training images",
+    "train.input_height": "dataset.augmentation decides the size of training images",
+    "train.verbose": "status.json and the console always hold all there is",
+    "train.optim.monitor_name": "no schedule here follows a metric",
+    "dataset.quant_calibration_data_sources": "quantisation is not part of this version",
+    "evaluate.num_gpus": "evaluation runs on one device",
+    "evaluate.gpu_ids": "evaluation runs on one device",
+    "evaluate.num_nodes": "evaluation runs on one device",
+    "evaluate.trt_engine": "evaluate.checkpoint names the file to score",
+    "inference.num_gpus": "inference runs on one device",
+    "inference.gpu_ids": "inference runs on one device",
+    "inference.num_nodes": "inference runs on one device",
+    "inference.trt_engine": "inference.checkpoint names the file to run",
+}
+"""Key, or group of keys, to the reason."""
+
+
+def notices(given: Mapping[str, Any]) -> list[str]:
+    """One line for each reason, with the keys of `given` (nested, as the user wrote it) that it holds for."""
+    defaults = ExperimentSpec().to_dict()
+    meant = unstructure(structure(ExperimentSpec, given, ignore=DEPLOY_SECTIONS)[0])
+    found: dict[str, list[str]] = {}
+    for name, _ in dotted.leaves(given):
+        reason = next((UNUSED[key] for key in UNUSED if f"{name}.".startswith(f"{key}.")), None)
+        if reason and dotted.get(meant, name) != dotted.get(defaults, name):
+            found.setdefault(reason, []).append(name)
+    return [f"accepted and not used: {', '.join(names)}; {reason}" for reason, names in found.items()]
