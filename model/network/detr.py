@@ -171,7 +171,7 @@ def build(
     pretrained: weights for the backbone will be loaded, so a ResNet's normalisation is frozen and, as in the paper, its
     stem and first stage too. Without them all of it trains. `train_backbone=False` freezes every backbone parameter.
     activation_checkpoint: each layer of encoder and decoder, and each block of a GC-ViT, forgets its activations and
-    computes them again in the backward pass: the same numbers in less memory and about a third more time.
+    computes them again in the backward pass: the same numbers in about half the memory and a third to a half more time.
     """
     check_spec(spec, num_classes)
     body = _backbone(spec, frozen_norm=pretrained)
