@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from hpo import runs
-from hpo.spec import Request, read_request
+from hpo.spec import Request, read_request, with_classes
 from model.errors import SpecError
+from model.notices import notices
 
 
 def train(arguments: argparse.Namespace) -> None:
     """`deformable_detr train`: once, into `<results_dir>/train`."""
-    request = _read(arguments, "train")
+    request = with_classes(_read(arguments, "train"), print)
     from model.train import train as train_once
 
     result = train_once(request.spec, _folder(request, "train"), cpus=os.cpu_count())
@@ -83,6 +84,8 @@ def _read(arguments: argparse.Namespace, action: str) -> Request:
     if plain and request.automl_keys:
         keys = ", ".join(request.automl_keys)
         print(f"{keys}: passed over; `deformable_detr` runs the plain action, `ddetr train` searches")
+    for line in notices(request.raw):
+        print(line)
     return request
 
 

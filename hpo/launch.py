@@ -17,7 +17,8 @@ from rich.table import Table
 from hpo import policy, runs
 from hpo.errors import RunError, SweepStoppedError
 from hpo.show_space import print_space
-from hpo.spec import read_request
+from hpo.spec import read_request, with_classes
+from model.notices import notices
 from model.spec import ExperimentSpec
 from schemas import dotted, packaged
 from schemas.structure import structure, unstructure
@@ -39,6 +40,9 @@ def train(arguments: argparse.Namespace) -> None:
     request = read_request(arguments.spec, overrides, action="train", request_text=arguments.request)
     decision = policy.resolve(request.policy, request.action)
     out.print(decision.because)
+    for line in notices(request.raw):
+        _say(line)
+    request = with_classes(request, _say)
     if decision.run_hpo:
         policy.require_metric(_validates(request.spec))
         space = request.space()
@@ -91,6 +95,10 @@ def make_data(arguments: argparse.Namespace) -> None:
     out.print("next: ddetr train -e experiments/quickstart.yaml")
 
 
+def _say(line: str) -> None:
+    out.print(line, markup=False)
+
+
 def _validates(spec: ExperimentSpec) -> bool:
     return any(source.json_file for source in spec.dataset.val_data_sources)
 
@@ -112,6 +120,8 @@ def _check(spec: ExperimentSpec) -> None:
         out.print("no validation data: there will be no metric, and the last epoch is the result")
     if data.has_test:
         splits["test"] = data.test_index
+    for line in data.notices:
+        _say(line)
     for name, index in splits.items():
         open_images(index.images)
         out.print(f"{name}: {len(index.images)} images, {len(index.annotations.labels)} boxes")
@@ -203,7 +213,7 @@ def _hand_off(
     )
     out.print(delivery.table())
     for remark in delivery.remarks:
-        out.print(remark, markup=False)
+        _say(remark)
     out.print(f"compare trials: mlflow ui --backend-store-uri {tracking_uri(run.parent)}")
     out.print(f"next: ddetr evaluate --from {os.path.relpath(run)}")
 

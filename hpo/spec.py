@@ -116,6 +116,17 @@ def read_request(
     )
 
 
+def with_classes(request: Request, say: Callable[[str], None]) -> Request:
+    """The request with `dataset.num_classes` from the training annotations where the user wrote none, and said so."""
+    from model.data.coco import derive_num_classes
+
+    if (request.raw.get("dataset") or {}).get("num_classes") is not None:
+        return request
+    count = derive_num_classes(request.spec.dataset.train_data_sources)
+    say(f"dataset.num_classes is {count}: the largest category id of the training data, plus one")
+    return replace(request, spec=with_values(request.spec, {"dataset.num_classes": count}))
+
+
 def with_values(spec: ExperimentSpec, values: Mapping[str, Any]) -> ExperimentSpec:
     """The spec of a trial: `values` by dotted spec key on top. SpecError when they break a rule."""
     plain: dict[str, Any] = spec.to_dict()

@@ -299,7 +299,9 @@ def _experiment(client: "MlflowClient", root: Path, uri: str) -> str:
         return str(found.experiment_id)
     # A server decides where artifacts go; for a local database the default would be the current folder.
     local = None if urlparse(uri).scheme in ("http", "https") else (root / "mlartifacts").as_uri()
-    return str(client.create_experiment(EXPERIMENT, artifact_location=local))
+    # So that the page opens on its training runs, not on its view for language models.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(EXPERIMENT, artifact_location=local, tags=kind))
 
 
 def _params(values: Mapping[str, Any]) -> list[Any]:
