@@ -6,7 +6,7 @@ Every problem of a file is in one report. Knows no ray, no torch and no network;
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
