@@ -56,13 +56,14 @@ class Detector(pl.LightningModule):
         self._boundary: dict[str, Any] = {}  # Lightning's loops as they were when the epoch began
         self._done = 0  # steps of the running epoch that the loaded weights have behind them
         self._now = 0
+        self._sharded = False
         self.shard: Callable[[DeformableDETR, Any], None] | None = None
         """Set for FSDP: distributes the parameters over a device mesh."""
 
     def configure_model(self) -> None:
         if self.shard is not None:
             self.shard(self.model, self.device_mesh)
-            self.shard = None  # Lightning calls this once for each fit
+            self.shard, self._sharded = None, True
 
     def forward(self, batch: ImageBatch) -> Any:
         sizes = self.spec.dataset.augmentation
@@ -177,8 +178,8 @@ class Detector(pl.LightningModule):
         self.history.append({"epoch": self.current_epoch + 1, **self.values})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        # Gradient scaling of fp16 cannot clip under a fused step.
-        fused = self.spec.train.precision != "fp16"
+        # Lightning's mixed precision cannot clip before a fused step, and sharded parameters do not all have one.
+        fused = self.spec.train.precision == "fp32" and not self._sharded
         return make_optimizer(parameter_groups(self.model, self.spec), self.spec.train.optim, fused=fused)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -162,6 +163,10 @@ def _teller(descriptor: int) -> OnEpoch:
 def _log_as(first: bool) -> None:
     logging.basicConfig(level=logging.WARNING if first else logging.ERROR, format="%(message)s", stream=sys.stdout)
     logging.getLogger("model").setLevel(logging.INFO if first else logging.ERROR)
+    for chatty in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated")  # torch before 2.13 has no other
 
 
 def _write_error(path: Path, error: Exception) -> None:

@@ -1,0 +1,168 @@
+"""Several processes on one CPU: the same training as one process of the whole batch, and what only rank 0 does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from model.checkpoint import load_model, read_checkpoint, read_raw
+from model.errors import NonFiniteLoss, SpecError
+from model.launch import place
+from model.metrics import Measurement
+from model.network.detr import build
+from model.spec import ExperimentSpec, TrainSpec
+from model.train import BEST, LATEST, TrainResult, train
+
+ROOT = Path(__file__).parents[2]
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a run from outside."""
+
+
+@pytest.fixture
+def still(digits_spec: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """Without dropout, with normalisation that stands still and one padded size: what is left does not depend on how
+    images are dealt. SGD, since Adam's first steps turn the sign of a gradient of 1e-12 into a whole step."""
+    spec = ExperimentSpec.from_dict(digits_spec)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = build(spec.model, 3, pretrained=False).get_submodule("backbone.0.body")
+    torch.save(body.state_dict(), tmp_path / "body.pth")
+    changed = {"dropout_ratio": 0.0, "pretrained_backbone_path": str(tmp_path / "body.pth")}
+    padded = {**digits_spec["dataset"]["augmentation"], "fixed_padding": True}
+    return {
+        **digits_spec,
+        "model": {**digits_spec["model"], **changed},
+        "dataset": {**digits_spec["dataset"], "augmentation": padded},
+    }
+
+
+def spec_of(given: dict[str, Any], batch_size: int, **train_keys: Any) -> ExperimentSpec:
+    optim = {"lr": 1e-2, "lr_backbone": 1e-3, "lr_steps": [1], "optimizer": "SGD"}
+    return ExperimentSpec.from_dict(
+        {
+            **given,
+            "dataset": {**given["dataset"], "batch_size": batch_size},
+            "train": {**given["train"], "num_epochs": 1, "optim": optim, **train_keys},
+        }
+    )
+
+
+def difference(a: Path, b: Path) -> float:
+    left, right = read_raw(a)["state_dict"], read_raw(b)["state_dict"]
+    assert left.keys() == right.keys()
+    return max(float((left[name].double() - right[name].double()).abs().max()) for name in left)
+
+
+def check_equal(one: TrainResult, two: TrainResult) -> None:
+    assert difference(one.last, two.last) < 1e-6
+    for ours, theirs in zip(one.measurements, two.measurements, strict=True):
+        assert ours.values == pytest.approx(theirs.values, abs=1e-5)
+
+
+def test_two_processes_equal_one(still: dict[str, Any], tmp_path: Path) -> None:
+    """Measured: weights after two clipped steps differ by 2e-8."""
+    one = train(spec_of(still, 8), tmp_path / "one", cpus=1)
+    told: list[Measurement] = []
+    spec = spec_of(still, 4, per_forward=2)
+    two = train(spec, tmp_path / "two", cpus=2, cpu_processes=2, on_epoch=told.append)
+    check_equal(one, two)
+    assert tuple(told) == two.measurements
+    assert two.classes == {2: "digit"}
+    lines = [json.loads(line) for line in (tmp_path / "two/status.json").read_text().splitlines()]
+    assert [line["message"] for line in lines].count("Eval metrics generated.") == 1  # rank 1 writes nothing
+    assert lines[-1]["status"] == "SUCCESS"
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+
+
+@pytest.mark.slow
+def test_sharded_processes_equal_one_and_go_on(still: dict[str, Any], tmp_path: Path) -> None:
+    one = train(spec_of(still, 8, num_epochs=2), tmp_path / "one", cpus=1)
+
+    def stop(measurement: Measurement) -> None:
+        raise StoppedError
+
+    spec = spec_of(still, 4, num_epochs=2, distributed_strategy="fsdp")
+    with pytest.raises(StoppedError):
+        train(spec, tmp_path / "two", cpus=2, cpu_processes=2, on_epoch=stop)
+    latest = tmp_path / "two" / LATEST
+    assert read_checkpoint(latest).epoch == 1
+    check_equal(one, train(spec, tmp_path / "two", cpus=2, cpu_processes=2, resume=latest))
+    load_model(tmp_path / "two" / BEST)  # whole tensors under the usual names: no rank is needed to read them
+
+
+@pytest.mark.slow
+def test_an_error_in_any_rank_keeps_its_name(still: dict[str, Any], tmp_path: Path) -> None:
+    still["dataset"]["augmentation"]["input_mean"] = [1e39, 0.5, 0.5]  # infinite as float32
+    with pytest.raises(NonFiniteLoss, match=r"image ids \d+"):
+        train(spec_of(still, 4), tmp_path, cpus=2, cpu_processes=2)
+    last = json.loads((tmp_path / "status.json").read_text().splitlines()[-1])
+    assert (last["status"], last["error_code"]) == ("FAILURE", "NonFiniteLoss")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_one_process_trains(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert place(TrainSpec(num_gpus=4)).world == 1
+    assert "one process on the CPU in place of 4 GPUs" in caplog.text
+    with pytest.raises(SpecError, match=r"fp16 needs a GPU.*choose bf16 or fp32"):
+        place(TrainSpec(precision="fp16"))
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert place(TrainSpec(num_gpus=2)).gpu_ids == (0, 1)
+    assert place(TrainSpec(gpu_ids=(1,))).gpu_ids == (1,)
+    with pytest.raises(SpecError, match=r"num_gpus` must be at most.*3 of 2"):
+        place(TrainSpec(num_gpus=3))
+    with pytest.raises(SpecError, match=r"gpu_ids` must be below 2.*\[5\]"):
+        place(TrainSpec(gpu_ids=(5,)))
+
+
+@pytest.mark.parametrize(("world", "nodes", "gpus"), [("2", 2, 1), ("4", 2, 2), ("1", 1, 1), (None, 3, 1)])
+def test_nodes_by_the_spec(world: str | None, nodes: int, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if world is not None:
+        monkeypatch.setenv("WORLD_SIZE", world)
+    assert place(TrainSpec(num_nodes=nodes, num_gpus=gpus), cpu_processes=1).nodes == nodes
+
+
+def test_nodes_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(SpecError, match="WORLD_SIZE must be"):
+        place(TrainSpec())
+    monkeypatch.setenv("NODE_RANK", "0")
+    assert place(TrainSpec()).nodes == 3
+
+
+@pytest.mark.slow
+def test_two_nodes_equal_one(still: dict[str, Any], tmp_path: Path) -> None:
+    """Two commands, as on two machines, that meet at MASTER_ADDR."""
+    one = train(spec_of(still, 8), tmp_path / "one", cpus=1)
+    nested = {**spec_of(still, 4, num_nodes=2).to_dict(), "results_dir": str(tmp_path)}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(nested))
+    command = [sys.executable, "-c", "from hpo.cli import direct; raise SystemExit(direct())", "train"]
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    nodes = [
+        subprocess.Popen([*command, "-e", tmp_path / "spec.yaml"], env={**common, "NODE_RANK": str(rank)}, cwd=ROOT)
+        for rank in range(2)
+    ]
+    assert [node.wait(200) for node in nodes] == [0, 0]
+    assert difference(one.last, tmp_path / "train" / LATEST) < 1e-6
+    messages = [json.loads(line)["message"] for line in (tmp_path / "train/status.json").read_text().splitlines()]
+    assert messages.count("Starting Deformable DETR train.") == 1
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
