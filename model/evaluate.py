@@ -3,8 +3,8 @@
 Knows detections and ground truth; does not know what runs the network.
 """
 
-import csv
-import json
+import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,29 @@ from model.errors import SpecError
 from model.metrics import CocoEvaluator, CocoResult
 from model.network.detr import Prediction
 from model.network.postprocess import Detections, top_k
+from model.report import write_result
 from model.spec import ExperimentSpec
 from model.status import StatusLog
 
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 30.0
+"""An evaluation that takes longer says how far it is, that often."""
+
 Predictor = Callable[[Tensor, Tensor | None], Prediction]
 """(pixels (B, 3, H, W) normalised, padding mask (B, H, W) or None) -> Prediction."""
+
+
+def device(gpu_ids: Sequence[int]) -> torch.device:
+    """The first of the GPUs that the spec names, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    first = gpu_ids[0] if gpu_ids else 0
+    if first >= torch.cuda.device_count():
+        raise SpecError(
+            [f"`gpu_ids` must name GPUs of this machine, but names {first} of {torch.cuda.device_count()}."]
+        )
+    return torch.device("cuda", first)
 
 
 def torch_predictor(model: torch.nn.Module) -> Predictor:
@@ -55,9 +73,16 @@ def evaluate_predictor(
     """Scores `predict` on every image of `index`. The evaluator is returned for its detections."""
     evaluator = CocoEvaluator(index, spec.dataset.eval_class_ids)
     threshold = spec.evaluate.conf_threshold
+    done, started = 0, time.monotonic()
+    told = started
     for batch in batches:
         found = detect(predict, batch, spec)
         ids = [target.image_id for target in batch.targets]
+        done += len(ids)
+        if time.monotonic() - told >= PROGRESS_SECONDS:
+            told = time.monotonic()
+            left = (told - started) / done * (len(index.images) - done)
+            log.info("%d of %d images, about %.0f s left", done, len(index.images), left)
         if threshold <= 0:
             evaluator.update(ids, found)
             continue
@@ -72,13 +97,13 @@ def evaluate_checkpoint(path: Path, given: Mapping[str, Any], *, cpus: int = 1) 
     model, checkpoint = load_model(path)
     spec = adopt(checkpoint, given)
     data = CocoDataModule(spec, cpus=cpus)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device(spec.evaluate.gpu_ids))
     return evaluate_predictor(torch_predictor(model), data.test_dataloader(), data.test_index, spec)
 
 
 def evaluate(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> CocoResult:
     """The `evaluate` action on a PyTorch checkpoint. `out` gets metrics.json, per_class.csv, predictions.json (COCO
-    results) and status.json with test_mAP and test_mAP50."""
+    results), worst_and_best.png and status.json with test_mAP and test_mAP50."""
     status = StatusLog(out)
     with status.action("evaluate"):
         path = (given.get("evaluate") or {}).get("checkpoint")
@@ -89,22 +114,3 @@ def evaluate(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> CocoResul
         kpi = {"test_mAP": result.numbers["mAP"], "test_mAP50": result.numbers["mAP50"]}
         status.write("RUNNING", "Test metrics generated.", kpi=kpi)
     return result
-
-
-def write_result(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    names = evaluator.index.categories
-    (out / "metrics.json").write_text(json.dumps(result.numbers, indent=2) + "\n", encoding="utf-8")
-    with (out / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["category_id", "name", "mAP"])
-        table.writerows([key, names[key], value] for key, value in result.per_class.items())
-    (out / "predictions.json").write_text(json.dumps(coco_results(evaluator.rows().tolist())), encoding="utf-8")
-
-
-def coco_results(rows: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    """rows: image id, x, y, width, height, score, category id; as COCO's results format has them."""
-    return [
-        {"image_id": int(image), "category_id": int(label), "bbox": box, "score": score}
-        for image, *box, score, label in rows
-    ]

@@ -59,6 +59,7 @@ class Measurement:
 class CocoResult(NamedTuple):
     numbers: dict[str, float]  # the twelve NUMBERS, 0..1; -1 where no ground truth belongs to the number
     per_class: dict[int, float]  # category id -> AP at IoU .50:.95, all areas, 100 detections; -1 without ground truth
+    per_class50: dict[int, float]  # the same at IoU .50
 
 
 class CocoEvaluator:
@@ -76,7 +77,7 @@ class CocoEvaluator:
                 f"there are {sorted(index.categories)}."
             )
         self.index = index
-        self._classes = sorted(set(class_ids) if class_ids else index.categories)
+        self.classes = sorted(set(class_ids) if class_ids else index.categories)
         self._rows: list[np.ndarray] = []
 
     def update(self, image_ids: Sequence[int], detections: "Detections") -> None:
@@ -104,7 +105,7 @@ class CocoEvaluator:
         """`by_size` False leaves the six numbers of small, medium and large objects at -1, in a third of the time."""
         with redirect_stdout(io.StringIO()):
             evaluation = COCOeval(_ground_truth(self.index), _found(self.index, self.rows()), "bbox")
-            evaluation.params.catIds = self._classes
+            evaluation.params.catIds = self.classes
             if not by_size:
                 evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
             evaluation.evaluate()
@@ -112,12 +113,18 @@ class CocoEvaluator:
             evaluation.summarize()
         # precision: IoU threshold x recall x class x area range x detection limit
         precision = evaluation.eval["precision"][:, :, :, 0, -1]
-        per_class = {}
-        for column, category in enumerate(self._classes):
-            known = precision[:, :, column]
-            known = known[known > -1]
-            per_class[category] = float(known.mean()) if known.size else -1.0
-        return CocoResult(dict(zip(NUMBERS, map(float, evaluation.stats), strict=True)), per_class)
+        numbers = dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
+        columns = list(enumerate(self.classes))
+        return CocoResult(
+            numbers,
+            {category: _mean_of_known(precision[:, :, column]) for column, category in columns},
+            {category: _mean_of_known(precision[0, :, column]) for column, category in columns},
+        )
+
+
+def _mean_of_known(precision: np.ndarray) -> float:
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else -1.0
 
 
 def _ground_truth(index: CocoIndex) -> COCO:

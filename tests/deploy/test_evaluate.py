@@ -42,7 +42,7 @@ def test_action_writes_what_the_evaluation_of_a_checkpoint_writes(onnx: Path, pi
     result = evaluate_action(asked(pictures, evaluate={"checkpoint": str(onnx)}), tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == result.numbers
     assert {path.name for path in tmp_path.iterdir()} == {
-        "metrics.json", "per_class.csv", "predictions.json", "status.json"
+        "metrics.json", "per_class.csv", "predictions.json", "status.json", "worst_and_best.png"
     }  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "status.json").read_text().splitlines()]
     assert lines[-1]["status"] == "SUCCESS"

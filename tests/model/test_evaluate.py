@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+import tarfile
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from model.batch import ImageBatch
 from model.errors import CheckpointError, DataError, SpecError
-from model.evaluate import evaluate
+from model.evaluate import Predictor, detect, evaluate
 from model.inference import inference
+from model.network.postprocess import Detections
 from model.spec import ExperimentSpec
 from model.train import train
 
@@ -35,9 +39,10 @@ def checkpoint(trained: Path, digits_spec: dict[str, Any]) -> str:
 def test_evaluate_writes_what_pycocotools_says(checkpoint: str, digits_spec: dict[str, Any], tmp_path: Path) -> None:
     given = {"dataset": {"test_data_sources": digits_spec["dataset"]["test_data_sources"]}}
     result = evaluate({**given, "evaluate": {"checkpoint": checkpoint}}, tmp_path)
+    truth_file = Path(digits_spec["dataset"]["test_data_sources"]["json_file"])
 
     with redirect_stdout(io.StringIO()):
-        truth = COCO(digits_spec["dataset"]["test_data_sources"]["json_file"])
+        truth = COCO(str(truth_file))
         reference = COCOeval(truth, truth.loadRes(str(tmp_path / "predictions.json")), "bbox")
         reference.evaluate()
         reference.accumulate()
@@ -48,8 +53,12 @@ def test_evaluate_writes_what_pycocotools_says(checkpoint: str, digits_spec: dic
 
     kpi = json.loads((tmp_path / "status.json").read_text().splitlines()[-2])["kpi"]
     assert kpi == {"test_mAP": written["mAP"], "test_mAP50": written["mAP50"]}
-    rows = list(csv.DictReader((tmp_path / "per_class.csv").open()))
-    assert [(row["category_id"], row["name"]) for row in rows] == [("2", "digit")]
+    (row,) = csv.DictReader((tmp_path / "per_class.csv").open())
+    assert (row["category_id"], row["name"]) == ("2", "digit")
+    assert (float(row["mAP"]), float(row["mAP50"])) == pytest.approx((written["mAP"], written["mAP50"]))
+    assert int(row["boxes"]) == len(json.loads(truth_file.read_text())["annotations"])
+    with Image.open(tmp_path / "worst_and_best.png") as picture:
+        assert picture.size == (3 * 480, 2 * 504)  # six test images: three worst, three best
 
 
 def test_the_batch_size_changes_nothing(checkpoint: str, digits_spec: dict[str, Any], tmp_path: Path) -> None:
@@ -58,6 +67,49 @@ def test_the_batch_size_changes_nothing(checkpoint: str, digits_spec: dict[str, 
         given = {"evaluate": {"checkpoint": checkpoint, "batch_size": size}}
         scores.append(list(evaluate(given, tmp_path / str(size)).numbers.values()))
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_a_fixed_size_reaches_the_network(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = set()
+
+    def noted(predict: Predictor, batch: ImageBatch, spec: ExperimentSpec) -> Detections:
+        shapes.add((tuple(batch.pixels.shape), tuple(map(tuple, batch.sizes.tolist()))))
+        return detect(predict, batch, spec)
+
+    monkeypatch.setattr("model.evaluate.detect", noted)
+    given = {"checkpoint": checkpoint, "batch_size": 4, "input_height": 40, "input_width": 56}
+    evaluate({"evaluate": given}, tmp_path)
+    assert shapes == {((4, 3, 40, 56), ((40, 56),) * 4), ((2, 3, 40, 56), ((40, 56),) * 2)}
+    with pytest.raises(SpecError, match=r"`evaluate.input_width` must be set together, but are 40 and None"):
+        evaluate({"evaluate": {"checkpoint": checkpoint, "input_height": 40}}, tmp_path)
+
+
+def test_a_long_evaluation_says_how_far_it_is(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("model.evaluate.PROGRESS_SECONDS", 0.0)
+    with caplog.at_level("INFO", logger="model"):
+        evaluate({"evaluate": {"checkpoint": checkpoint, "batch_size": 3}}, tmp_path)
+    assert "3 of 6 images, about " in caplog.text
+    assert re.search(r"class +mAP +mAP50 +boxes\n.*digit +0\.\d{3} +0\.\d{3} +\d+", caplog.text)
+
+
+def test_an_unreadable_test_image_counts_and_stops_nothing(
+    checkpoint: str, digits_spec: dict[str, Any], tmp_path: Path
+) -> None:
+    source = digits_spec["dataset"]["test_data_sources"]
+    with tarfile.open(source["image_dir"]) as tar:
+        tar.extractall(tmp_path, filter="data")
+    first, *_ = sorted((tmp_path / "images").iterdir())
+    whole = {"image_dir": str(tmp_path / "images"), "json_file": source["json_file"]}
+    given = {"dataset": {"test_data_sources": whole}, "evaluate": {"checkpoint": checkpoint}}
+    images = {row["id"]: row["file_name"] for row in json.loads(Path(source["json_file"]).read_text())["images"]}
+    before = evaluate(given, tmp_path / "before").numbers
+    first.write_bytes(b"gone")
+    after = evaluate(given, tmp_path / "after").numbers
+    assert after["ARmax100"] <= before["ARmax100"]
+    rows = json.loads((tmp_path / "after/predictions.json").read_text())
+    assert {images[row["image_id"]] for row in rows} == {Path(name).name for name in images.values()} - {first.name}
 
 
 def test_a_threshold_drops_detections_and_no_image(checkpoint: str, tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""What an evaluation leaves behind: numbers, a table of classes, all detections, a picture of extremes.
+
+Knows finished detections and their truth; runs no network and computes no metric of its own.
+"""
+
+import csv
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from model.data.transforms import decode
+from model.errors import DataError
+from model.image_scores import ImageScore, image_scores
+from model.metrics import CocoEvaluator, CocoResult
+from model.pictures import Mark, Tile, draw, grid
+
+log = logging.getLogger(__name__)
+
+TILES = 4
+"""Images of the worst, and as many of the best."""
+TABLE_ROWS = 30
+"""Classes of the printed table; the file has all."""
+
+
+def write_result(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.json").write_text(json.dumps(result.numbers, indent=2) + "\n", encoding="utf-8")
+    rows = class_rows(result, evaluator)
+    with (out / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ClassRow._fields)
+        table.writeheader()
+        table.writerows(row._asdict() for row in rows)
+    for line in class_table(rows):
+        log.info("%s", line)
+    (out / "predictions.json").write_text(json.dumps(coco_results(evaluator.rows().tolist())), encoding="utf-8")
+    picture = worst_and_best(evaluator)
+    if picture is not None:
+        picture.save(out / "worst_and_best.png")
+
+
+class ClassRow(NamedTuple):
+    """One class in the test set; average precisions as CocoResult has them."""
+
+    category_id: int
+    name: str
+    mAP: float  # noqa: N815 - a column's name
+    mAP50: float  # noqa: N815
+    boxes: int
+
+
+def class_rows(result: CocoResult, evaluator: CocoEvaluator) -> list[ClassRow]:
+    truth = evaluator.index.annotations
+    counts = Counter(truth.labels[~truth.crowd].tolist())
+    names = evaluator.index.categories
+    return [
+        ClassRow(key, names[key], value, result.per_class50[key], counts[key])
+        for key, value in result.per_class.items()
+    ]
+
+
+def class_table(rows: Sequence[ClassRow]) -> list[str]:
+    """Lines to print: the worst classes first, those without a box in the test set last."""
+    ranked = sorted(rows, key=lambda row: (row.boxes == 0, row.mAP, row.category_id))
+    wide = max(len(row.name) for row in rows)
+    lines = [f"{'class':{wide}s}   mAP  mAP50  boxes"]
+    for row in ranked[:TABLE_ROWS]:
+        numbers = f"{row.mAP:.3f}  {row.mAP50:.3f}" if row.boxes else "    -      -"
+        lines.append(f"{row.name:{wide}s} {numbers}  {row.boxes:5d}")
+    if len(ranked) > TABLE_ROWS:
+        lines.append(f"and {len(ranked) - TABLE_ROWS} better ones in per_class.csv")
+    return lines
+
+
+def worst_and_best(evaluator: CocoEvaluator) -> Image.Image | None:
+    """The images with the lowest F1 in the upper row, with the highest below; what is true in green, what was found in
+    orange. None where no image can be read, or none holds or shows anything."""
+    threshold, scores = image_scores(evaluator.index, evaluator.rows(), evaluator.classes)
+    ranked = sorted(
+        (score for score in scores if score.hits + score.wrong + score.missed),
+        key=lambda score: (score.f1, score.hits - score.wrong - score.missed, score.position),
+    )
+    half = min(TILES, -(-len(ranked) // 2))
+    rows = [
+        [tile for score in some if (tile := _tile(evaluator, score, threshold))]
+        for some in (ranked[:half], ranked[max(half, len(ranked) - half) :][::-1])
+    ]
+    rows = [row for row in rows if row]
+    return grid(rows) if rows else None
+
+
+def _tile(evaluator: CocoEvaluator, score: ImageScore, threshold: float) -> Tile | None:
+    record, names = evaluator.index.images[score.position], evaluator.index.categories
+    try:
+        image = decode(record.path)
+    except DataError:
+        return None
+    truth = evaluator.index.annotations_of(score.position)
+    boxes = zip(truth.boxes.tolist(), truth.labels.tolist(), truth.crowd.tolist(), strict=True)
+    marks = [
+        Mark(tuple(box), "limegreen", names[label] + (" crowd" if crowd else ""))
+        for box, label, crowd in boxes
+        if label in evaluator.classes
+    ]
+    rows = evaluator.rows()
+    for _, x, y, wide, high, found, label in rows[(rows[:, 0] == record.id) & (rows[:, 5] >= threshold)].tolist():
+        if label in evaluator.classes:
+            marks.insert(0, Mark((x, y, x + wide, y + high), "orange", f"{names[int(label)]} {found:.2f}"))
+    counts = f"{score.hits} hit, {score.wrong} wrong, {score.missed} missed"
+    caption = f"F1 {score.f1:.2f}: {counts}, {record.path.name}"
+    return Tile(draw(image, marks, max(2, min(image.shape[:2]) // 150)), caption)
+
+
+def coco_results(rows: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """rows: image id, x, y, width, height, score, category id; as COCO's results format has them."""
+    return [
+        {"image_id": int(image), "category_id": int(label), "bbox": box, "score": score}
+        for image, *box, score, label in rows
+    ]
