@@ -70,7 +70,12 @@ def fit(job: Job, status: StatusLog, on_epoch: OnEpoch | None) -> Fitted:
 
 def build_model(spec: ExperimentSpec) -> DeformableDETR:
     """The network with the weights that the spec names, and its frozen parts frozen."""
-    model = build(spec.model, spec.dataset.num_classes, pretrained=uses_pretrained(spec))
+    model = build(
+        spec.model,
+        spec.dataset.num_classes,
+        pretrained=uses_pretrained(spec),
+        activation_checkpoint=spec.train.activation_checkpoint,
+    )
     start(model, spec)
     for name in spec.train.freeze:
         _freeze(model, name)

@@ -19,6 +19,7 @@ UNUSED: Mapping[str, str] = {
     "train.input_height": "dataset.augmentation decides the size of training images",
     "train.verbose": "status.json and the console always hold all there is",
     "train.optim.monitor_name": "no schedule here follows a metric",
+    "dataset.dataset_type": "either way one compact index is shared by all workers",
     "dataset.quant_calibration_data_sources": "quantisation is not part of this version",
     "evaluate.num_gpus": "evaluation runs on one device",
     "evaluate.gpu_ids": "evaluation runs on one device",
