@@ -83,7 +83,7 @@ def execute(out: Path, train: str, cpus: int, say: Say) -> dict[str, Any]:
     return {
         "outcome": "completed",
         "reason": None,
-        "adjustments": [],
+        "adjustments": list(result.adjustments),
         "seconds": measurements[-1]["seconds"] if measurements else round(time.monotonic() - started, 3),
         "checkpoint": str(Path(os.path.relpath(result.best, out.parent.parent))),
         # Also epochs whose report was lost with an earlier driver.

@@ -132,7 +132,11 @@ def main(folder: Path, descriptor: int) -> None:
             fitted = fit(job, status, _teller(descriptor) if local == 0 else None)
     except Exception as error:
         _write_error(folder / f"error-{local}.json", error)
+        if hasattr(errors, type(error).__name__) or is_out_of_memory(error):
+            sys.exit(1)  # the process that follows tells it, once
         raise
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGTERM)
     if local == 0:
         result = {"history": fitted.history, "classes": dict(fitted.classes)}
         (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")

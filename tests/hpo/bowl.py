@@ -18,6 +18,7 @@ class Result(NamedTuple):
     last: Path
     best: Path
     measurements: tuple[Measurement, ...]
+    adjustments: tuple[str, ...] = ()
 
 
 EPOCH_S = float(os.environ.get("BOWL_EPOCH_S", "0.0"))
