@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+SIDE = 480
+"""Pixels of a tile."""
+
 Colour = tuple[int, ...] | str
 
 
@@ -47,19 +50,30 @@ def class_colour(label: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def grid(rows: Sequence[Sequence[Tile]], side: int = 480) -> Image.Image:
-    """Rows of tiles on white, each shrunk or grown to fit a square of `side` pixels, its caption below."""
-    font = ImageFont.load_default(16.0)
-    line = 24
-    canvas = Image.new("RGB", (side * max(map(len, rows)), (side + line) * len(rows)), "white")
+def enlarged(image: np.ndarray, marks: Sequence[Mark], side: int = SIDE) -> tuple[np.ndarray, list[Mark]]:
+    """Image and marks shrunk or grown until the image fits a square of `side` pixels, its aspect kept."""
+    height, width = image.shape[:2]
+    factor = side / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    x, y = size[0] / width, size[1] / height
+    moved = [mark._replace(box=tuple(np.multiply(mark.box, (x, y, x, y)).tolist())) for mark in marks]
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)), moved
+
+
+def grid(rows: Sequence[tuple[str, Sequence[Tile]]], side: int = SIDE) -> Image.Image:
+    """Rows of tiles on white, a heading above each row and a caption below each tile. Tiles fit `side` pixels."""
+    font, large = ImageFont.load_default(14.0), ImageFont.load_default(18.0)
+    above, below, gap = 30, 26, 8
+    across, down = side + gap, above + side + below
+    canvas = Image.new("RGB", (gap + across * max(len(tiles) for _, tiles in rows), down * len(rows)), "white")
     pen = ImageDraw.Draw(canvas)
-    for row, tiles in enumerate(rows):
+    for row, (heading, tiles) in enumerate(rows):
+        top = row * down
+        pen.text((gap, top + 4), heading, fill="black", font=large)
         for column, tile in enumerate(tiles):
-            factor = (side - 8) / max(tile.image.size)
-            size = max(1, round(tile.image.width * factor)), max(1, round(tile.image.height * factor))
-            left, top = column * side, row * (side + line)
-            canvas.paste(tile.image.resize(size, Image.Resampling.BILINEAR), (left + 4, top + 4))
-            pen.text((left + 4, top + side), tile.caption, fill="black", font=font)
+            left = gap + column * across
+            canvas.paste(tile.image, (left, top + above))
+            pen.text((left, top + above + side + 3), tile.caption, fill="black", font=font)
     return canvas
 
 

@@ -17,7 +17,7 @@ from model.data.transforms import decode
 from model.errors import DataError
 from model.image_scores import ImageScore, image_scores
 from model.metrics import CocoEvaluator, CocoResult
-from model.pictures import Mark, Tile, draw, grid
+from model.pictures import Mark, Tile, draw, enlarged, grid
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +77,20 @@ def class_table(rows: Sequence[ClassRow]) -> list[str]:
 
 
 def worst_and_best(evaluator: CocoEvaluator) -> Image.Image | None:
-    """The images with the lowest F1 in the upper row, with the highest below; what is true in green, what was found in
-    orange. None where no image can be read, or none holds or shows anything."""
+    """The images with the lowest F1 in the upper row, those with the highest below. None where no image can be read,
+    or none holds or shows anything."""
     threshold, scores = image_scores(evaluator.index, evaluator.rows(), evaluator.classes)
     ranked = sorted(
         (score for score in scores if score.hits + score.wrong + score.missed),
         key=lambda score: (score.f1, score.hits - score.wrong - score.missed, score.position),
     )
     half = min(TILES, -(-len(ranked) // 2))
-    rows = [
-        [tile for score in some if (tile := _tile(evaluator, score, threshold))]
-        for some in (ranked[:half], ranked[max(half, len(ranked) - half) :][::-1])
-    ]
-    rows = [row for row in rows if row]
+    halves = {"worst": ranked[:half], "best": ranked[max(half, len(ranked) - half) :][::-1]}
+    rows = []
+    for name, some in halves.items():
+        tiles = [tile for score in some if (tile := _tile(evaluator, score, threshold))]
+        heading = f"The {name} by F1 at score {threshold:.2f}: true boxes green, found ones orange"
+        rows += [(heading, tiles)] if tiles else []
     return grid(rows) if rows else None
 
 
@@ -112,7 +113,7 @@ def _tile(evaluator: CocoEvaluator, score: ImageScore, threshold: float) -> Tile
             marks.insert(0, Mark((x, y, x + wide, y + high), "orange", f"{names[int(label)]} {found:.2f}"))
     counts = f"{score.hits} hit, {score.wrong} wrong, {score.missed} missed"
     caption = f"F1 {score.f1:.2f}: {counts}, {record.path.name}"
-    return Tile(draw(image, marks, max(2, min(image.shape[:2]) // 150)), caption)
+    return Tile(draw(*enlarged(image, marks), outline=2), caption)
 
 
 def coco_results(rows: Sequence[Sequence[float]]) -> list[dict[str, Any]]:

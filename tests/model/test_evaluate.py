@@ -58,7 +58,7 @@ def test_evaluate_writes_what_pycocotools_says(checkpoint: str, digits_spec: dic
     assert (float(row["mAP"]), float(row["mAP50"])) == pytest.approx((written["mAP"], written["mAP50"]))
     assert int(row["boxes"]) == len(json.loads(truth_file.read_text())["annotations"])
     with Image.open(tmp_path / "worst_and_best.png") as picture:
-        assert picture.size == (3 * 480, 2 * 504)  # six test images: three worst, three best
+        assert picture.size == (8 + 3 * 488, 2 * 536)  # six test images: three worst, three best
 
 
 def test_the_batch_size_changes_nothing(checkpoint: str, digits_spec: dict[str, Any], tmp_path: Path) -> None:

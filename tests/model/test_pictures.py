@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.pictures import Mark, Tile, class_colour, draw, grid
+from model.pictures import Mark, Tile, class_colour, draw, enlarged, grid
 
 BLACK = np.zeros((60, 80, 3), np.uint8)
 
@@ -32,11 +32,19 @@ def test_corners_in_any_order_and_outside_are_no_crash() -> None:
     assert class_colour(1) != class_colour(2)
 
 
-def test_a_grid_keeps_the_aspect() -> None:
-    tiles = [Tile(Image.new("RGB", size, "red"), "caption") for size in ((100, 50), (10, 40))]
-    canvas = np.asarray(grid([tiles, tiles[:1]], side=108))
-    assert canvas.shape == (2 * (108 + 24), 2 * 108, 3)
+def test_marks_grow_with_their_image() -> None:
+    image, (mark,) = enlarged(BLACK, [Mark((10, 20, 30, 40), "red", "cat")], side=40)
+    assert image.shape == (30, 40, 3)
+    assert mark == Mark((5, 10, 15, 20), "red", "cat")
+    assert enlarged(BLACK[:1], [], side=800)[0].shape == (10, 800, 3)
+
+
+def test_a_grid_places_its_tiles() -> None:
+    tile = Tile(Image.new("RGB", (100, 50), "red"), "")
+    canvas = np.asarray(grid([("", [tile, tile]), ("", [tile])], side=100))
+    assert canvas.shape == (2 * (30 + 100 + 26), 8 + 2 * 108, 3)
     red = (canvas == (255, 0, 0)).all(axis=2)
-    assert red[:108, :108].sum() == 100 * 50
-    assert red[:108, 108:].sum() == 25 * 100
-    assert not red[132:, 108:].any()
+    assert red.sum() == 3 * 100 * 50
+    assert red[30:80, 8:108].all()
+    assert red[30:80, 116:216].all()
+    assert red[186:236, 8:108].all()
