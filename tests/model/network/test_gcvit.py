@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.network.detr import DeformableDETR, build
 from model.network.gcvit import GC_VITS, Block, GCViT, GlobalQuery, drop_path
 from model.spec import ModelSpec
+from model.weights import load_backbone
 
 # Millions of parameters of the published classifiers (paper, table 1), with their 1000 classes.
 PUBLISHED = {
@@ -173,6 +174,24 @@ def test_dropped_paths_keep_the_mean() -> None:
 def test_the_other_spelling_means_the_same_network() -> None:
     assert ModelSpec(backbone="gcvit_large_384") == ModelSpec(backbone="gc_vit_large_384")
     assert isinstance(detector(backbone="gcvit_xxtiny").backbone.get_submodule("0.body"), GCViT)
+
+
+def test_a_published_classifiers_file_fills_all_but_the_output_normalisations(tmp_path: Path) -> None:
+    """Its file holds the last stage's normalisation under another name, the classifier, and one buffer a block."""
+    state = GCViT("gc_vit_xxtiny", (3,)).state_dict()
+    for kind in ("weight", "bias"):
+        state[f"norm.{kind}"] = state.pop(f"norm3.{kind}")
+        state[f"head.{kind}"] = torch.zeros(1000)
+    buffers = {f"{name.rpartition('.')[0]}.relative_position_index": torch.zeros(49, 49, dtype=torch.int64)
+               for name in state if name.endswith("bias_table")}  # fmt: skip
+    path = tmp_path / "classifier.pth.tar"
+    torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in (state | buffers).items()}}, path)
+    network = detector()
+    report = load_backbone(network, path)
+    assert report.missing == [f"norm{stage}.{kind}" for stage in (1, 2, 3) for kind in ("bias", "weight")]
+    assert not report.mismatched
+    stem = network.get_parameter("backbone.0.body.patch_embed.proj.weight")
+    assert torch.equal(stem, state["patch_embed.proj.weight"])
 
 
 def test_onnx_of_any_batch_equals_torch(tmp_path: Path) -> None:
