@@ -45,6 +45,11 @@ def read_raw(path: Path) -> dict[str, Any]:
         )
     if not path.is_file():
         raise CheckpointError(f"a checkpoint must exist, but there is no file {path}; check the path.")
+    if path.suffix in (".engine", ".plan"):
+        raise CheckpointError(
+            f"a checkpoint must hold weights, but {path} is a TensorRT engine, whose weights cannot be read back; name "
+            "the checkpoint or the ONNX file that it was built from."
+        )
     try:
         raw = load_file(path) if _is_safetensors(path) else _load_torch(path)
     except _DAMAGE as error:
