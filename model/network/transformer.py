@@ -219,7 +219,9 @@ class Transformer(nn.Module):
             proposed, reference, where, what = self._propose(tokens_BSC, levels, centre_BS2, queries)
         else:
             where, what = queries.chunk(2, -1)
-            reference = self.reference_points(where).sigmoid()[None]
+            point = self.reference_points(where)
+            # Under autocast a coordinate in half precision would be rounded to some pixels.
+            reference = point.to(torch.promote_types(point.dtype, torch.float32)).sigmoid()[None]
             what = what.expand(tokens_BSC.shape[0], -1, -1)
         decoded = self.decoder(what, where, reference, ratio_BL2, tokens_BSC, levels, padding_BS, box_heads)
         return decoded._replace(proposals=proposed)

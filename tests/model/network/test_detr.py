@@ -233,14 +233,30 @@ def test_pixels_under_the_mask_change_nothing(rubbish: float, training: bool) ->
     assert_same(network(spoiled, mask), network(pixels, mask), tolerance=0.0)
 
 
-def test_bfloat16_autocast_stays_close() -> None:
-    network = shaken(small())
+@pytest.mark.parametrize("backbone", ["resnet_tiny", "gc_vit_xxtiny"])
+def test_bfloat16_autocast_stays_close(backbone: str) -> None:
+    network = shaken(small(backbone=backbone))
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         half = network(pixels)
     with torch.no_grad():
         full = network(pixels)
     assert (half.final.boxes.float() - full.final.boxes).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("changes", [{"two_stage": True}, {"backbone": "gc_vit_xxtiny"}], ids=["two-stage", "gc_vit"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_precision_trains(changes: dict[str, object], dtype: torch.dtype) -> None:
+    spec = small(**changes)
+    torch.manual_seed(0)
+    network = build(spec, 3, pretrained=False, activation_checkpoint=True).train()
+    with torch.autocast("cpu", dtype):
+        output = network(torch.randn(2, 3, 64, 96), padding_mask(torch.tensor([[64, 96], [50, 70]]), 64, 96))
+    assert output.final.boxes.dtype == torch.float32  # coordinates are not rounded
+    truth = [Target(torch.tensor([1]), torch.full((1, 4), 0.5), image, (64, 96)) for image in range(2)]
+    Criterion(spec, 3)(output, truth).total.backward()
+    gradients = [parameter.grad for parameter in network.parameters()]
+    assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in gradients)
 
 
 class Exported(nn.Module):
