@@ -89,7 +89,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> N
             "the file was altered."
         )
     model.load_state_dict(filled, strict=False)
-    log.info("weights of %s: %s", path, report)
+    log.info("weights of %s: all %d matched", path, len(report.matched))
 
 
 def fit(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], LoadReport]:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import random
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -19,7 +20,7 @@ from model.batch import padding_mask
 from model.errors import CheckpointError
 from model.network.detr import DeformableDETR, build
 from model.spec import ExperimentSpec, ModelSpec, TrainSpec
-from model.weights import load_backbone, load_detector, start
+from model.weights import fit, load_backbone, load_detector, start
 
 SMALL = ModelSpec(
     backbone="resnet_18", num_queries=100, hidden_dim=32, nheads=4, enc_layers=2, dec_layers=3, dim_feedforward=48
@@ -193,6 +194,32 @@ def test_hugging_face_files_give_the_same_answers(form: str, tmp_path: Path, req
     expected, found = theirs(pixel_values=pixels, pixel_mask=(~mask).long()), model(pixels, mask)
     assert (expected.logits - found.final.logits).abs().max() < 1e-4
     assert (expected.pred_boxes - found.final.boxes).abs().max() < 1e-4
+
+
+def test_hugging_face_files_with_a_timm_backbone() -> None:
+    """As they were published: torchvision's names below `conv_encoder`."""
+    state = learnt(network())
+    theirs: dict[str, Tensor] = {"model.decoder.layers.0.encoder_attn.value_proj.bias": torch.zeros(1)}
+    for name, value in state.items():
+        if name.startswith("backbone.0.body."):
+            theirs[name.replace("backbone.0.body.", "model.backbone.conv_encoder.model.")] = value
+    model = network()
+    filled, _ = fit(model.get_submodule("backbone.0.body"), shuffled(theirs))
+    assert all(torch.equal(state[f"backbone.0.body.{name}"], value) for name, value in filled.items())
+    assert len(filled) == len(model.get_submodule("backbone.0.body").state_dict())
+
+
+def test_a_gc_vit_classifier_fills_the_backbone(saved: Saver) -> None:
+    model = network(backbone="gc_vit_xxtiny", return_interm_indices=(0, 1, 2, 3))
+    body = model.get_submodule("backbone.0.body")
+    classifier = {name: value for name, value in learnt(body).items() if not re.match(r"norm\d", name)}
+    extra = {"norm.weight": torch.ones(512), "head.weight": torch.ones(1000, 512), "head.bias": torch.ones(1000)}
+    fresh = network(backbone="gc_vit_xxtiny", return_interm_indices=(0, 1, 2, 3))
+    report = load_backbone(fresh, saved({"state_dict": shuffled({**classifier, **extra}), "epoch": 300}))
+    assert report.unexpected == sorted(extra)
+    assert all(re.match(r"norm\d", name) for name in report.missing)
+    mine = fresh.get_submodule("backbone.0.body").state_dict()
+    assert all(torch.equal(mine[name], value) for name, value in classifier.items())
 
 
 @pytest.mark.parametrize("form", FORMS)
