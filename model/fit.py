@@ -56,7 +56,7 @@ def fit(job: Job, status: StatusLog, on_epoch: OnEpoch | None) -> Fitted:
         data = CocoDataModule(job.spec, cpus=max(1, job.cpus // job.place.processes))
         data.check_size(data.train_index)
         torch.manual_seed(stream(job.spec.train.seed, -1 % 2**32, 0))
-        model = build_model(job.spec)
+        model = build_model(job.spec, resumed=job.resume is not None)
         module = Detector(model, job.spec, data.val_index if data.has_validation else None, job.batch)
         module.classes = data.classes
         if job.place.world > 1 and job.spec.train.distributed_strategy == "fsdp":
@@ -68,15 +68,17 @@ def fit(job: Job, status: StatusLog, on_epoch: OnEpoch | None) -> Fitted:
         return Fitted(history=module.history, classes=data.classes)
 
 
-def build_model(spec: ExperimentSpec) -> DeformableDETR:
-    """The network with the weights that the spec names, and its frozen parts frozen."""
+def build_model(spec: ExperimentSpec, *, resumed: bool = False) -> DeformableDETR:
+    """The network with the weights that the spec names, and its frozen parts frozen. A resumed run has its weights from
+    its checkpoint, and needs no other file."""
     model = build(
         spec.model,
         spec.dataset.num_classes,
         pretrained=uses_pretrained(spec),
         activation_checkpoint=spec.train.activation_checkpoint,
     )
-    start(model, spec)
+    if not resumed:
+        start(model, spec)
     for name in spec.train.freeze:
         _freeze(model, name)
     return model

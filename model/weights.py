@@ -63,7 +63,7 @@ def start(model: nn.Module, spec: ExperimentSpec) -> None:
         load_detector(model, Path(spec.train.pretrained_model_path))
     elif spec.model.pretrained_backbone_path:
         load_backbone(model, Path(spec.model.pretrained_backbone_path))
-    elif not spec.train.resume_training_checkpoint_path:
+    else:
         log.warning(
             "no pretrained weights: the whole backbone, its stem and normalisation too, trains from random ones. "
             "model.pretrained_backbone_path names a file to start from"
