@@ -58,6 +58,7 @@ def train(arguments: argparse.Namespace) -> None:
     if decision.run_hpo:
         from hpo.sweep import run_sweep
 
+        out.print("starting MLflow and the workers; the first time takes half a minute")
         _finish_sweep(run, request.spec, run_sweep(run, request.spec, request.sweep, space))
     else:
         _plain(run, request.spec)
