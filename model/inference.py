@@ -1,33 +1,31 @@
 """Detections of images without annotations: 16-column label files and annotated pictures. Knows no metric."""
 
-import colorsys
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import ImageColor
 
 from model.adopt import adopt
 from model.batch import Target
 from model.checkpoint import load_model
-from model.data.datamodule import Item, collate
-from model.data.sources import local
+from model.data.dataset import Item, collate
 from model.data.transforms import Sample, decode, eval_transform
 from model.errors import DataError, SpecError
-from model.evaluate import Predictor, detect, torch_predictor
+from model.evaluate import Predictor, detect, device, torch_predictor
+from model.infer_sources import Picture, class_names, find_pictures
 from model.network.postprocess import Detections
+from model.pictures import Mark, class_colour, draw
 from model.spec import ExperimentSpec
 from model.status import StatusLog
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp"))
+log = logging.getLogger(__name__)
 
-
-class Picture(NamedTuple):
-    path: Path
-    relative: Path
-    """Below its image folder: outputs keep it, so equal names in two folders do not collide."""
+QUALITY = 95
+"""Of annotated JPEG and WebP files."""
 
 
 def inference(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> int:
@@ -42,25 +40,40 @@ def inference(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> int:
         model, checkpoint = load_model(Path(path))
         spec = adopt(checkpoint, given)
         names = class_names(spec, checkpoint.classes)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(device(spec.inference.gpu_ids))
         return infer(torch_predictor(model), find_pictures(spec), names, spec, out)
 
 
 def infer(
     predict: Predictor, pictures: Sequence[Picture], names: Mapping[int, str], spec: ExperimentSpec, out: Path
 ) -> int:
-    """Writes `labels/<name>.txt` and `images_annotated/<name>` below `out` for every picture, any last batch."""
+    """Writes `labels/<name>.txt` and `images_annotated/<name>` below `out` for every picture that can be read, any last
+    batch. Returns their number; the others are named in the log and in status.json, and are an error if they are all.
+    """
+    colours = _colours(spec, names)
+    pictures = [one for one in pictures if not _written_here(one.path, out)]
     batch_size = spec.inference.batch_size if spec.inference.batch_size > 0 else spec.dataset.batch_size
+    padding = None if spec.inference.input_height and spec.inference.input_width else spec.dataset.augmentation
+    broken: list[str] = []
     for start in range(0, len(pictures), batch_size):
-        some = pictures[start : start + batch_size]
-        images = [decode(picture.path) for picture in some]
-        items = [_item(image, spec) for image in images]
-        padding = None if spec.inference.input_height and spec.inference.input_width else spec.dataset.augmentation
+        readable = list(_readable(pictures[start : start + batch_size], broken))
+        if not readable:
+            continue
+        items = [_item(image, spec) for _, image in readable]
         found = detect(predict, collate(items, padding, train=False), spec)
-        for place, (picture, image) in enumerate(zip(some, images, strict=True)):
+        for place, (picture, image) in enumerate(readable):
             lines = list(_lines(found, place, names, spec.inference.conf_threshold))
-            _write(out, picture, image, lines, spec)
-    return len(pictures)
+            _write(out, picture, image, lines, colours, spec.inference.outline_width)
+    if len(broken) == len(pictures):
+        raise DataError(f"none of {len(pictures)} images can be decoded; the first: {broken[0] if broken else '-'}")
+    if broken:
+        StatusLog(out).write("RUNNING", f"{len(broken)} of {len(pictures)} images skipped: {' '.join(broken[:3])}")
+    return len(pictures) - len(broken)
+
+
+def _written_here(path: Path, out: Path) -> bool:
+    """Whether an earlier run drew this: the results may lie below the images."""
+    return path.absolute().is_relative_to(out.absolute()) and "images_annotated" in path.parts
 
 
 class Line(NamedTuple):
@@ -74,39 +87,35 @@ class Line(NamedTuple):
     def __str__(self) -> str:
         """KITTI's 16 columns, of which a detector knows the class, the box and the score."""
         corners = " ".join(f"{value:.3f}" for value in self.box)
-        return f"{self.name} 0.00 0 0.00 {corners} 0.00 0.00 0.00 0.00 0.00 0.00 0.00 {self.score:.3f}"
+        name = "_".join(self.name.split())
+        return f"{name} 0.00 0 0.00 {corners} 0.00 0.00 0.00 0.00 0.00 0.00 0.00 {self.score:.3f}"
 
 
-def find_pictures(spec: ExperimentSpec) -> list[Picture]:
-    """All images below `dataset.infer_data_sources.image_dir`, sorted; a path may also be one image or an archive."""
-    given = spec.dataset.infer_data_sources.image_dir
-    if not given:
-        raise DataError("`dataset.infer_data_sources.image_dir` must name images, but is unset; set it.")
-    pictures: list[Picture] = []
-    for entry in given:
-        path = Path(entry)
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            pictures.append(Picture(path, Path(path.name)))
-            continue
-        folder = local(entry)
-        found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES)
-        if not found:
-            raise DataError(f"`dataset.infer_data_sources.image_dir` must hold images, but {entry} holds none.")
-        root = Path() if len(given) == 1 else Path(folder.name)
-        pictures += [Picture(each, root / each.relative_to(folder)) for each in found]
-    return pictures
+def _colours(spec: ExperimentSpec, names: Mapping[int, str]) -> dict[int, tuple[int, ...] | str]:
+    """A colour for each class: that of `inference.color_map`, or one of its own."""
+    chosen = spec.inference.color_map or {}
+    problems = []
+    for name, colour in chosen.items():
+        try:
+            ImageColor.getrgb(colour)
+        except (ValueError, AttributeError):
+            problems.append(f"`inference.color_map` must give colours, but `{name}` is {colour!r}; try red or #ff0000.")
+        if name not in names.values():
+            log.warning("`inference.color_map`: there is no class `%s`", name)
+    if problems:
+        raise SpecError(problems)
+    return {label: chosen.get(name) or class_colour(label) for label, name in names.items()}
 
 
-def class_names(spec: ExperimentSpec, own: Mapping[int, str]) -> dict[int, str]:
-    """The checkpoint's class names, or those of `infer_data_sources.classmap`, whose line i names category i + 1."""
-    file = spec.dataset.infer_data_sources.classmap
-    if file is None:
-        return dict(own)
-    path = Path(file)
-    if not path.is_file():
-        raise DataError(f"`dataset.infer_data_sources.classmap` must be a text file, but there is no {path}.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
+def _readable(pictures: Sequence[Picture], broken: list[str]) -> Iterator[tuple[Picture, np.ndarray]]:
+    for picture in pictures:
+        try:
+            image = decode(picture.path)
+        except DataError as error:
+            log.warning("skipped: %s", error)
+            broken.append(str(error))
+        else:
+            yield picture, image
 
 
 def _item(image: np.ndarray, spec: ExperimentSpec) -> Item:
@@ -121,33 +130,20 @@ def _item(image: np.ndarray, spec: ExperimentSpec) -> Item:
 def _lines(found: Detections, place: int, names: Mapping[int, str], threshold: float) -> Iterator[Line]:
     for score, label, box in zip(*(part[place].tolist() for part in found), strict=True):
         if score >= threshold and label in names:
-            yield Line(names[label].replace(" ", "_"), tuple(box), score, label)
+            yield Line(names[label], tuple(box), score, label)
 
 
-def _write(out: Path, picture: Picture, image: np.ndarray, lines: Sequence[Line], spec: ExperimentSpec) -> None:
-    text = (out / "labels" / picture.relative).with_suffix(".txt")
-    drawn = out / "images_annotated" / picture.relative
+def _write(
+    out: Path,
+    picture: Picture,
+    image: np.ndarray,
+    lines: Sequence[Line],
+    colours: Mapping[int, tuple[int, ...] | str],
+    outline: int,
+) -> None:
+    text, drawn = out / picture.label, out / picture.drawn
     for path in (text, drawn):
         path.parent.mkdir(parents=True, exist_ok=True)
     text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    draw(image, lines, spec.inference.outline_width, spec.inference.color_map or {}).save(drawn)
-
-
-def draw(image: np.ndarray, lines: Sequence[Line], outline: int, colours: Mapping[str, str]) -> Image.Image:
-    """The image with a box, the class name and the score of each detection, the best on top."""
-    canvas = Image.fromarray(image)
-    pen = ImageDraw.Draw(canvas)
-    for line in reversed(lines):
-        colour = colours.get(line.name) or _colour(line.label)
-        x0, y0, x1, y1 = line.box
-        pen.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=colour, width=outline)
-        text = f"{line.name}: {line.score:.2f}"
-        pen.rectangle(pen.textbbox((x0, y0), text), fill=colour)
-        pen.text((x0, y0), text, fill="black")
-    return canvas
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    """A colour that depends on the class alone; golden-ratio steps keep neighbours apart."""
-    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1.0, 0.6, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
+    marks = [Mark(line.box, colours[line.label], f"{line.name}: {line.score:.2f}") for line in lines]
+    draw(image, marks, outline).save(drawn, quality=QUALITY)

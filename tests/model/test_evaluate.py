@@ -1,4 +1,4 @@
-"""Scoring and inference of a finished checkpoint."""
+"""Scoring of a finished checkpoint."""
 
 import csv
 import io
@@ -9,16 +9,14 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from model.batch import ImageBatch
-from model.errors import CheckpointError, DataError, SpecError
+from model.errors import CheckpointError, SpecError
 from model.evaluate import Predictor, detect, evaluate
-from model.inference import inference
 from model.network.postprocess import Detections
 from model.spec import ExperimentSpec
 from model.train import train
@@ -125,34 +123,3 @@ def test_a_contradicting_architecture_names_both_values(checkpoint: str, tmp_pat
     assert json.loads((tmp_path / "status.json").read_text().splitlines()[-1])["status"] == "FAILURE"
     with pytest.raises(SpecError, match="is unset"):
         evaluate({"evaluate": {"checkpoint": "???"}}, tmp_path)
-
-
-def test_inference_labels_and_draws_every_image(checkpoint: str, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    (pictures / "a").mkdir(parents=True)
-    (pictures / "b").mkdir()
-    rng = np.random.default_rng(0)
-    for name in ("a/one.png", "b/one.png", "b/two.jpg"):
-        Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(pictures / name)
-    given = {
-        "dataset": {"infer_data_sources": {"image_dir": [str(pictures)]}},
-        "inference": {"checkpoint": checkpoint, "conf_threshold": 0.0, "batch_size": 2},
-    }
-    assert inference(given, tmp_path / "out") == 3
-    labels = sorted(path.relative_to(tmp_path / "out/labels").as_posix() for path in (tmp_path / "out").rglob("*.txt"))
-    assert labels == ["a/one.txt", "b/one.txt", "b/two.txt"]
-    columns = (tmp_path / "out/labels/a/one.txt").read_text().splitlines()[0].split(" ")
-    assert len(columns) == 16
-    assert columns[0] == "digit"
-    assert 0.0 <= float(columns[15]) <= 1.0
-    drawn = np.asarray(Image.open(tmp_path / "out/images_annotated/a/one.png"))
-    assert drawn.shape == (40, 60, 3)
-    assert (drawn != np.asarray(Image.open(pictures / "a/one.png"))).any()
-
-
-def test_inference_needs_images(checkpoint: str, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    given = {"inference": {"checkpoint": checkpoint}, "dataset": {"infer_data_sources": {"image_dir": str(empty)}}}
-    with pytest.raises(DataError, match="holds none"):
-        inference(given, tmp_path / "out")
