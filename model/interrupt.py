@@ -44,7 +44,7 @@ def interruptible() -> Iterator[None]:
         raise Interrupted(stop.number) from None
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: one that Python did not install
 
 
 def listen() -> None:

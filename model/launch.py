@@ -44,7 +44,7 @@ class Place:
 
 def is_first() -> bool:
     """Whether this process may write, log and create runs: rank 0 of node 0, by the environment."""
-    return all(int(os.environ.get(name) or 0) == 0 for name in ("LOCAL_RANK", "NODE_RANK"))
+    return all(int(os.environ.get(name) or 0) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
 
 
 def is_started_by_others() -> bool:
@@ -61,6 +61,8 @@ def place(train: TrainSpec, *, cpu_processes: int | None = None) -> Place:
             raise SpecError(
                 ["`train.precision` fp16 needs a GPU, but this machine has none; choose bf16 or fp32, which a CPU has."]
             )
+        if is_started_by_others():
+            cpu_processes = max(1, int(os.environ.get("WORLD_SIZE") or 1) // nodes)
         if cpu_processes is None and train.num_gpus > 1:
             log.info("no GPU here: training in one process on the CPU in place of %d GPUs", train.num_gpus)
         return Place(gpu_ids=(), processes=cpu_processes or 1, nodes=nodes)
@@ -112,7 +114,9 @@ def strategy(spec: ExperimentSpec, where: Place) -> Strategy | str:
             process_group_backend=backend,
         )
     # Buffers are shared once an epoch instead: in validation ranks may have different numbers of batches.
-    return DDPStrategy(process_group_backend=backend, broadcast_buffers=False, gradient_as_bucket_view=False)
+    # Only a loss that counts in part leaves heads without a gradient.
+    unused = set(spec.model.loss_types) != {"labels", "boxes"}
+    return DDPStrategy(process_group_backend=backend, broadcast_buffers=False, find_unused_parameters=unused)
 
 
 def shard(model: DeformableDETR, mesh: Any) -> None:

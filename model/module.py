@@ -171,7 +171,8 @@ class Detector(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         together.share_buffers(self.model)
-        mean = together.summed(torch.stack(self._train_losses).mean()) / together.world()
+        losses = torch.stack([loss.to(self.device) for loss in self._train_losses])
+        mean = together.summed(losses.mean()) / together.world()
         self._train_losses.clear()
         self._done = 0
         self.values["train_loss"] = float(mean)
@@ -190,7 +191,8 @@ class Detector(pl.LightningModule):
         more: dict[str, Any] = {"history": self.history}
         if not finished:
             checkpoint["loops"]["fit_loop"] = self._boundary
-            more |= {"steps": self._now + 1, "losses": [float(loss) for loss in self._train_losses]}
+            losses = together.summed(torch.stack([loss.to(self.device) for loss in self._train_losses]))
+            more |= {"steps": self._now + 1, "losses": (losses / together.world()).tolist()}
         epoch = self.current_epoch + finished
         checkpoint[KEY] = describe(self.spec, self.classes, epoch=epoch, metrics=validated, **more)
 
@@ -199,8 +201,7 @@ class Detector(pl.LightningModule):
         self.history = found["history"]
         self._done = found.get("steps", 0)
         self._train_losses = [torch.tensor(loss) for loss in found.get("losses", ())]
-        if self._done:
-            self._boundary = copy.deepcopy(checkpoint["loops"]["fit_loop"])
+        self._boundary = copy.deepcopy(checkpoint["loops"]["fit_loop"])
 
     def _optimizer(self) -> LightningOptimizer:
         optimizer = self.optimizers()

@@ -1,10 +1,14 @@
 """Several processes on one CPU: the same training as one process of the whole batch, and what only rank 0 does."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,12 @@ import pytest
 import torch
 import yaml
 
+from model.batch import Target
 from model.checkpoint import load_model, read_checkpoint, read_raw
 from model.errors import NonFiniteLoss, SpecError
 from model.launch import place
 from model.metrics import Measurement
+from model.network.criterion import Criterion
 from model.network.detr import build
 from model.spec import ExperimentSpec, TrainSpec
 from model.train import BEST, LATEST, TrainResult, train
@@ -166,3 +172,105 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"two_stage": True},
+        {"with_box_refine": False},
+        {"aux_loss": False},
+        {"with_box_refine": False, "aux_loss": False},
+        {"train_backbone": False},
+        {"num_feature_levels": 4, "return_interm_indices": [1, 2, 3, 4]},
+        {"two_stage": True, "aux_loss": False},
+        {"dec_layers": 1},
+    ],
+    ids=str,
+)
+def test_every_parameter_that_trains_gets_a_gradient(changed: dict[str, Any], digits_spec: dict[str, Any]) -> None:
+    """DDP waits for each of them, and is told of none that it need not wait for."""
+    spec = ExperimentSpec.from_dict({**digits_spec, "model": {**digits_spec["model"], **changed}})
+    side = 192 if spec.model.two_stage else 64
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build(spec.model, 3, pretrained=False).train()
+        target = Target(torch.tensor([2]), torch.tensor([[0.5, 0.5, 0.2, 0.3]]), 1, (side, side))
+        Criterion(spec.model, 3)(model(torch.rand(1, 3, side, side)), (target,)).total.backward()
+    assert [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_processes_go_on_from_mid_epoch(strategy: str, still: dict[str, Any], tmp_path: Path) -> None:
+    still["model"]["dropout_ratio"] = 0.2  # drawn anew for each step and rank, so it repeats
+    spec = spec_of(
+        still, 4, distributed_strategy=strategy, checkpoint_interval_unit="step", checkpoint_interval=2,
+        keep_checkpoints=-1,
+    )  # fmt: skip
+    whole = train(spec, tmp_path / "whole", cpus=2, cpu_processes=2)
+    middle = tmp_path / "whole" / "model_epoch_000_step_00002.pth"
+    rest = train(spec, tmp_path / "rest", cpus=2, cpu_processes=2, resume=middle)
+    assert difference(whole.last, rest.last) == 0
+    assert rest.measurements[0].values == pytest.approx(whole.measurements[0].values, abs=1e-6)
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+import yaml
+from model.spec import ExperimentSpec
+from model.train import train
+folder = Path(sys.argv[1])
+if __name__ == "__main__":
+    train(ExperimentSpec.from_dict(yaml.safe_load((folder / "spec.yaml").read_text())), folder / "out", cpu_processes=2)
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_rank_outlives_the_process_that_started_it(
+    number: signal.Signals, still: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = spec_of(still, 4, num_epochs=1000)
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec.to_dict()))
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    ours = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, str(tmp_path / "endless.py"), str(tmp_path)], env=ours)
+    wait_for(lambda: (tmp_path / "out" / LATEST).exists())
+    assert len(ranks_of(tmp_path)) >= 2
+    process.send_signal(number)
+    process.wait(60)
+    wait_for(lambda: not ranks_of(tmp_path))
+    assert read_checkpoint(tmp_path / "out" / LATEST).epoch >= 1
+
+
+def ranks_of(folder: Path) -> list[str]:
+    """Running ranks, by the folder in which their job lies."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if "model.rank" in line and str(folder) in line]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_ranks_that_torchrun_started_are_taken_as_they_are(still: dict[str, Any], tmp_path: Path) -> None:
+    one = train(spec_of(still, 8), tmp_path / "one", cpus=1)
+    nested = {**spec_of(still, 4).to_dict(), "results_dir": str(tmp_path)}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(nested))
+    (tmp_path / "main.py").write_text("from hpo.cli import direct\nraise SystemExit(direct())\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [str(tmp_path / "main.py"), "train", "-e", str(tmp_path / "spec.yaml")]
+    subprocess.run([*command, *arguments], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=200)
+    assert difference(one.last, tmp_path / "train" / LATEST) < 1e-6
+    messages = [json.loads(line)["message"] for line in (tmp_path / "train/status.json").read_text().splitlines()]
+    assert messages.count("Starting Deformable DETR train.") == 1

@@ -1,5 +1,6 @@
 """Trainings that are ended from outside, by a signal or for want of memory, and go on as if nothing had been."""
 
+import contextlib
 import json
 import os
 import signal
@@ -93,6 +94,22 @@ def test_a_checkpoint_in_mid_epoch_goes_on_bit_for_bit(
     assert same_weights(whole.last, rest.last)
     assert rest.last.name == whole.last.name == "model_epoch_002_step_00009.pth"
     assert [m.values for m in rest.measurements] == [m.values for m in whole.measurements]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_after_every_step_still_arrives(
+    digits_spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(digits_spec, num_epochs=2, checkpoint_interval=1, checkpoint_interval_unit="step")
+    whole = train(spec, tmp_path / "whole", cpus=1)
+    latest, attempts = tmp_path / "parts" / LATEST, 0
+    while not (latest.exists() and read_checkpoint(latest).epoch == 2):
+        attempts += 1
+        with monkeypatch.context() as patch, contextlib.suppress(StoppedError):
+            count_forwards(patch, stop_at=2)
+            train(spec, tmp_path / "parts", cpus=1, resume=latest if latest.exists() else None)
+    assert attempts == 6
+    assert same_weights(whole.last, latest.resolve())
 
 
 def count_forwards(monkeypatch: pytest.MonkeyPatch, *, stop_at: int | None) -> list[int]:
