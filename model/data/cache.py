@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import PIL
 
-from model.data.coco import ImageRecord
+from model.data.records import ImageRecord
 from model.data.store import cache_root, digest, publish
 from model.data.transforms import decode
 from model.errors import DataError
@@ -49,13 +49,13 @@ class DecodedImages:
     unreadable: Mapping[int, str] = {}
 
     def __init__(self, records: Sequence[ImageRecord]) -> None:
-        self._paths = [record.path for record in records]
+        self._records = records
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._records)
 
     def __getitem__(self, position: int) -> np.ndarray:
-        return decode(self._paths[position])
+        return decode(self._records[position].path)
 
 
 class CachedImages:

@@ -13,18 +13,12 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 from PIL import Image
 
+from model.data.records import ImageRecord, ImageTable
 from model.data.sources import annotation_files, local
 from model.errors import DataError
 from model.spec import Source
 
 EXIF_ORIENTATION = 0x0112
-
-
-class ImageRecord(NamedTuple):
-    id: int  # unique over all sources; the file's own id unless another source has it too
-    path: Path
-    height: int  # pixels, as the annotation file says; the decoded image has the last word; 0 where nobody knows
-    width: int
 
 
 class Annotations(NamedTuple):
@@ -40,7 +34,7 @@ class Annotations(NamedTuple):
 class CocoIndex:
     """Flat arrays, so that a large set is shared by forked workers instead of copied by them."""
 
-    images: tuple[ImageRecord, ...]
+    images: Sequence[ImageRecord]
     annotations: Annotations  # sorted by image
     first: np.ndarray  # (images + 1,) int64: the annotations of image i are first[i] to first[i + 1]
     categories: dict[int, str]
@@ -75,7 +69,7 @@ def read_coco(sources: Sequence[Source], num_classes: int | None = None) -> Coco
         clamped, dropped = clamped + reader.clamped, dropped + reader.dropped
         notices += reader.notices()
     return CocoIndex(
-        images=tuple(records),
+        images=ImageTable(records),
         annotations=Annotations(*(np.concatenate(columns) for columns in zip(*parts, strict=True))),
         first=np.concatenate([[0], np.cumsum(np.concatenate(counts))]),
         categories=dict(sorted(categories.items())),

@@ -171,11 +171,11 @@ class CocoDataModule(pl.LightningDataModule):
 
     @cached_property
     def _tall(self) -> Tall:
-        images, aug, seed = self.train_index.images, self.spec.dataset.augmentation, self._seed
+        aug, seed = self.spec.dataset.augmentation, self._seed
+        sizes = [(max(1, image.height), max(1, image.width)) for image in self.train_index.images]
 
         def tall(key: Key) -> bool:
-            image = images[key.position]
-            return augmented_tall(aug, max(1, image.height), max(1, image.width), key.generator(seed))
+            return augmented_tall(aug, *sizes[key.position], key.generator(seed))
 
         return tall
 

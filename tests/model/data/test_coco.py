@@ -1,4 +1,5 @@
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from model.data.coco import derive_num_classes, read_coco, true_size
+from model.data.records import ImageRecord, ImageTable
 from model.errors import DataError
 from model.spec import Source
 
@@ -183,3 +185,18 @@ def test_one_unreadable_image_is_no_obstacle_to_the_index(make_coco: MakeCoco) -
     index = read_coco([edit(source, images=[{"id": 3, "file_name": "3.png"}, {"id": 8, "file_name": "8.png"}])])
     assert index.images[1][2:] == (0, 0)
     assert index.annotations_of(1).boxes.tolist() == [[25, 2, 35, 10]]
+
+
+def test_records_are_what_they_were_made_of(tmp_path: Path) -> None:
+    records = [
+        ImageRecord(7, tmp_path / "a.png", 20, 30),
+        ImageRecord(2**53 + 1, Path("deep/\u00e9\udcff.png"), 0, 0),  # a name that is not UTF-8
+        ImageRecord(-1, Path("c"), 5, 6),
+    ]
+    table = ImageTable(records)
+    assert list(table) == records
+    assert table[-1] == records[2]
+    assert table[1:] == records[1:]
+    assert list(pickle.loads(pickle.dumps(table))) == records  # noqa: S301 - our own bytes
+    with pytest.raises(IndexError):
+        _ = table[3]
