@@ -42,7 +42,9 @@ def find_pictures(spec: ExperimentSpec) -> list[Picture]:
         folder = local(entry)
         images = sorted(each for each in folder.rglob("*") if _is_image(each.relative_to(folder)) and each.is_file())
         if not images:
-            raise DataError(f"`dataset.infer_data_sources.image_dir` must hold images, but {entry} holds none.")
+            archives = [each.name for each in sorted(folder.glob("*")) if each.name.endswith(ARCHIVES)]
+            hint = f"; name its archive: {folder / archives[0]}" if archives else ""
+            raise DataError(f"`dataset.infer_data_sources.image_dir` must hold images, but {entry} holds none{hint}.")
         found += [(each, root / each.relative_to(folder).as_posix()) for each in images]
     if spec.inference.is_internal:
         return _by_sequence(found)

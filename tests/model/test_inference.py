@@ -215,6 +215,10 @@ def test_there_must_be_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds none"):
         find_pictures(spec_for(tmp_path / "empty"))
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/images.tar.gz").touch()
+    with pytest.raises(DataError, match=r"holds none; name its archive: .*raw/images.tar.gz"):
+        find_pictures(spec_for(tmp_path / "raw"))
     with pytest.raises(DataError, match="does not exist"):
         find_pictures(spec_for(tmp_path / "absent.png"))
     with pytest.raises(DataError, match="is unset"):
