@@ -69,13 +69,13 @@ def difference(a: Path, b: Path) -> float:
 
 
 def check_equal(one: TrainResult, two: TrainResult) -> None:
-    assert difference(one.last, two.last) < 1e-6
+    assert difference(one.last, two.last) < 1e-7
     for ours, theirs in zip(one.measurements, two.measurements, strict=True):
         assert ours.values == pytest.approx(theirs.values, abs=1e-5)
 
 
 def test_two_processes_equal_one(still: dict[str, Any], tmp_path: Path) -> None:
-    """Measured: weights after two clipped steps differ by 2e-8."""
+    """Measured after six clipped steps, DDP and FSDP: weights differ by 1.5e-8 at most, losses by 1e-6."""
     one = train(spec_of(still, 8), tmp_path / "one", cpus=1)
     told: list[Measurement] = []
     spec = spec_of(still, 4, per_forward=2)
@@ -163,7 +163,7 @@ def test_two_nodes_equal_one(still: dict[str, Any], tmp_path: Path) -> None:
         for rank in range(2)
     ]
     assert [node.wait(200) for node in nodes] == [0, 0]
-    assert difference(one.last, tmp_path / "train" / LATEST) < 1e-6
+    assert difference(one.last, tmp_path / "train" / LATEST) < 1e-7
     messages = [json.loads(line)["message"] for line in (tmp_path / "train/status.json").read_text().splitlines()]
     assert messages.count("Starting Deformable DETR train.") == 1
 
@@ -207,7 +207,7 @@ def test_processes_go_on_from_mid_epoch(strategy: str, still: dict[str, Any], tm
     still["model"]["dropout_ratio"] = 0.2  # drawn anew for each step and rank, so it repeats
     spec = spec_of(
         still, 4, distributed_strategy=strategy, checkpoint_interval_unit="step", checkpoint_interval=2,
-        keep_checkpoints=-1,
+        keep_checkpoints=-1, optim={"optimizer": "AdamW", "lr": 1e-3},
     )  # fmt: skip
     whole = train(spec, tmp_path / "whole", cpus=2, cpu_processes=2)
     middle = tmp_path / "whole" / "model_epoch_000_step_00002.pth"
@@ -271,6 +271,6 @@ def test_ranks_that_torchrun_started_are_taken_as_they_are(still: dict[str, Any]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [str(tmp_path / "main.py"), "train", "-e", str(tmp_path / "spec.yaml")]
     subprocess.run([*command, *arguments], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=200)
-    assert difference(one.last, tmp_path / "train" / LATEST) < 1e-6
+    assert difference(one.last, tmp_path / "train" / LATEST) < 1e-7
     messages = [json.loads(line)["message"] for line in (tmp_path / "train/status.json").read_text().splitlines()]
     assert messages.count("Starting Deformable DETR train.") == 1
