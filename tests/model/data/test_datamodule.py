@@ -157,6 +157,9 @@ def test_batches_hold_one_orientation(spec: ExperimentSpec, make_coco: MakeCoco)
         assert {tuple(batch.pixels.shape[-2:]) for batch in batches if batch not in mixed} == {(32, 48), (48, 32)}
         seen = [target.image_id for batch in batches for target in batch.targets]
         assert len(set(seen)) == 36
+    free = CocoDataModule(change(module.spec, {"augmentation": {**aug, "fixed_padding": False}}), cpus=1)
+    kinds = [len({bool(high > wide) for high, wide in batch.sizes.tolist()}) for batch in epochs(free, 0, 1, 2)]
+    assert kinds.count(2) > 9, "only a fixed padding has a use for it"
 
 
 @pytest.mark.parametrize("name", ["uniform_sampler", "non_uniform_sampler"])
