@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo import runs
-from hpo.spec import Request, read_request, with_classes
+from hpo.spec import Request, read_request, with_classes, with_values
 from model.errors import SpecError
-from model.notices import notices
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -17,7 +16,10 @@ def train(arguments: argparse.Namespace) -> None:
     request = with_classes(_read(arguments, "train"), print)
     from model.train import train as train_once
 
-    result = train_once(request.spec, _folder(request, "train"), cpus=os.cpu_count())
+    spec = request.spec
+    if (request.raw.get("train") or {}).get("keep_checkpoints") is None:
+        spec = with_values(spec, {"train.keep_checkpoints": -1})  # as TAO's users expect of this command
+    result = train_once(spec, _folder(request, "train"), cpus=os.cpu_count())
     print(f"wrote {result.last}")
 
 
@@ -84,7 +86,7 @@ def _read(arguments: argparse.Namespace, action: str) -> Request:
     if plain and request.automl_keys:
         keys = ", ".join(request.automl_keys)
         print(f"{keys}: passed over; `deformable_detr` runs the plain action, `ddetr train` searches")
-    for line in notices(request.raw):
+    for line in request.notices():
         print(line)
     return request
 

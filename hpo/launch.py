@@ -18,7 +18,6 @@ from hpo import policy, runs
 from hpo.errors import RunError, SweepStoppedError
 from hpo.show_space import print_space
 from hpo.spec import read_request, with_classes
-from model.notices import notices
 from model.spec import ExperimentSpec
 from schemas import dotted, packaged
 from schemas.structure import structure, unstructure
@@ -40,7 +39,7 @@ def train(arguments: argparse.Namespace) -> None:
     request = read_request(arguments.spec, overrides, action="train", request_text=arguments.request)
     decision = policy.resolve(request.policy, request.action)
     out.print(decision.because)
-    for line in notices(request.raw):
+    for line in request.notices():
         _say(line)
     request = with_classes(request, _say)
     if decision.run_hpo:

@@ -14,6 +14,7 @@ from typing import Any
 from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
 from hpo.policy import Policy, read_policy
 from model.errors import SpecError
+from model.notices import notices
 from model.spec import DEPLOY_SECTIONS, ExperimentSpec
 from schemas import dotted, packaged, validate, yamlio
 from schemas.fields import field
@@ -71,6 +72,12 @@ class Request:
     """`export`, `gen_trt_engine`, `quantize` as classes of deploy.spec."""
     automl_keys: tuple[str, ...] = ()
     """Which of `automl_policy` and `automl` the user wrote."""
+
+    def notices(self) -> list[str]:
+        """A line for each key that the user wrote and nothing reads."""
+        from deploy.notices import notices as deploy_notices
+
+        return [*notices(self.raw), *deploy_notices(self.raw)]
 
     def space(self) -> SearchSpace:
         """What a search of this request ranges over. SpecError when the `automl:` block asks for what cannot be."""

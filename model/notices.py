@@ -35,11 +35,17 @@ UNUSED: Mapping[str, str] = {
 
 def notices(given: Mapping[str, Any]) -> list[str]:
     """One line for each reason, with the keys of `given` (nested, as the user wrote it) that it holds for."""
-    defaults = ExperimentSpec().to_dict()
     meant = unstructure(structure(ExperimentSpec, given, ignore=DEPLOY_SECTIONS)[0])
+    return lines(given, meant, ExperimentSpec().to_dict(), UNUSED)
+
+
+def lines(
+    given: Mapping[str, Any], meant: Mapping[str, Any], defaults: Mapping[str, Any], unused: Mapping[str, str]
+) -> list[str]:
+    """`notices` for any nested spec: `meant` is `given` as it was understood, `unused` maps keys to reasons."""
     found: dict[str, list[str]] = {}
     for name, _ in dotted.leaves(given):
-        reason = next((UNUSED[key] for key in UNUSED if f"{name}.".startswith(f"{key}.")), None)
+        reason = next((unused[key] for key in unused if f"{name}.".startswith(f"{key}.")), None)
         if reason and dotted.get(meant, name) != dotted.get(defaults, name):
             found.setdefault(reason, []).append(name)
     return [f"accepted and not used: {', '.join(names)}; {reason}" for reason, names in found.items()]

@@ -386,8 +386,7 @@ class TrainSpec:
         "ddp", title="Strategy", doc="How several GPUs share a model.", enum=("ddp", "fsdp")
     )
     activation_checkpoint: bool = field(
-        False, title="Activation checkpointing", doc="Recompute activations in the backward pass to save memory.",
-        note="TAO's default is true, up to twice the time of a step; here a lack of memory is met when it comes",
+        True, title="Activation checkpointing", doc="Recompute activations backwards: less memory, more time.",
     )  # fmt: skip
     verbose: bool = field(False, title="Verbose", doc="Print more.")
     input_width: int | None = field(None, title="Unused", doc="Accepted for compatibility; read by nothing.", low=1)

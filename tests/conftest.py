@@ -189,5 +189,5 @@ def digits_spec(digits: Path) -> dict[str, Any]:
                 "fixed_padding": False,
             },
         },
-        "train": {"num_epochs": 3, "optim": {"lr": 1e-3, "lr_steps": [2]}},
+        "train": {"num_epochs": 3, "activation_checkpoint": False, "optim": {"lr": 1e-3, "lr_steps": [2]}},
     }

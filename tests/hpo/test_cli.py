@@ -17,7 +17,7 @@ from model.errors import DataError, OutOfMemory
 
 @pytest.fixture
 def spec_file(digits_spec: dict[str, Any], tmp_path: Path) -> Path:
-    digits_spec["train"] = {"num_epochs": 2, "optim": {"lr": 1e-3}}
+    digits_spec["train"] = {"num_epochs": 2, "activation_checkpoint": False, "optim": {"lr": 1e-3}}
     digits_spec["export"] = {"input_height": 64, "input_width": 64}
     digits_spec["automl"] = {"trials": 2}
     digits_spec["results_dir"] = str(tmp_path / "results")

@@ -1,0 +1,28 @@
+"""Keys of the deployment sections that are accepted and read by nothing in this version, each with its reason."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
+from model.notices import lines
+from schemas.structure import structure, unstructure
+
+SECTIONS: Mapping[str, type] = {"export": ExportSpec, "gen_trt_engine": GenTrtEngineSpec, "quantize": QuantizeSpec}
+UNUSED: Mapping[str, str] = {
+    "export.gpu_id": "the export is traced on the CPU, and the file is the same",
+    "export.on_cpu": "the export is traced on the CPU, and the file is the same",
+    "gen_trt_engine.results_dir": "gen_trt_engine.trt_engine says where the engine goes",
+    "gen_trt_engine.gpu_id": "the engine is built on the first GPU, or ahead of time without one",
+    "gen_trt_engine.timing_cache": "every build takes its own timings",
+    "gen_trt_engine.tensorrt.calibration": "INT8 is not part of this version",
+    "quantize": "quantisation is not part of this version",
+}
+"""Key, or group of keys, to the reason."""
+
+
+def notices(given: Mapping[str, Any]) -> list[str]:
+    """One line for each reason, with the keys of `given` (nested, as the user wrote it) that it holds for."""
+    own = {name: given.get(name) or {} for name in SECTIONS}
+    meant = {name: unstructure(structure(cls, own[name], name)[0]) for name, cls in SECTIONS.items()}
+    defaults = {name: unstructure(cls()) for name, cls in SECTIONS.items()}
+    return lines(own, meant, defaults, UNUSED)

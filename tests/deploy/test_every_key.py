@@ -1,0 +1,145 @@
+"""Every key of deploy/spec.py has one row: an effect that is seen, a refusal with its reason, or a line.
+
+The keys are walked from the spec classes, so a new key without a row fails here. The keys of model/spec.py have their
+rows in tests/model/test_every_key.py.
+"""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx as onnx_format
+import pytest
+
+from deploy import sidecar
+from deploy.engine import check_options, gen_trt_engine_action
+from deploy.export import export_action
+from deploy.notices import SECTIONS, UNUSED, notices
+from deploy.spec import ExportSpec, GenTrtEngineSpec, TensorRTSpec
+from hpo.actions import _folder
+from hpo.spec import read_request
+from model.spec import ExperimentSpec
+from schemas import dotted
+from schemas.fields import members
+
+HONOURED = {
+    "export.checkpoint", "export.onnx_file", "export.input_width", "export.input_height", "export.opset_version",
+    "export.batch_size", "export.overwrite", "export.results_dir", "export.verbose",
+    "gen_trt_engine.onnx_file", "gen_trt_engine.trt_engine", "gen_trt_engine.batch_size", "gen_trt_engine.verbose",
+    "gen_trt_engine.tensorrt.workspace_size", "gen_trt_engine.tensorrt.min_batch_size",
+    "gen_trt_engine.tensorrt.opt_batch_size", "gen_trt_engine.tensorrt.max_batch_size",
+}  # fmt: skip
+REFUSED = {
+    "export.format": "xdl",
+    "export.input_channel": 1,
+    "export.serialize_nvdsinfer": True,
+    "gen_trt_engine.tensorrt.data_type": "FP16",
+    "gen_trt_engine.tensorrt.layers_precision": ("a:fp16",),
+}
+OTHER: dict[str, Any] = {
+    "export.gpu_id": 1,
+    "export.on_cpu": True,
+    "gen_trt_engine.results_dir": "x",
+    "gen_trt_engine.gpu_id": 1,
+    "gen_trt_engine.timing_cache": "x",
+    "gen_trt_engine.tensorrt.calibration.cal_image_dir": ["x"],
+    "gen_trt_engine.tensorrt.calibration.cal_cache_file": "x",
+    "gen_trt_engine.tensorrt.calibration.cal_batch_size": 2,
+    "gen_trt_engine.tensorrt.calibration.cal_batches": 2,
+    "quantize.backend": "modelopt.onnx",
+    "quantize.mode": "static_ptq",
+    "quantize.algorithm": "max",
+    "quantize.layers": [{"module_name": "x"}],
+    "quantize.skip_names": ["x"],
+    "quantize.model_path": "x",
+    "quantize.results_dir": "x",
+    "quantize.backend_kwargs": {"x": 1},
+    "quantize.device": "cpu",
+}
+"""A value that is not the default, for each key that nothing reads."""
+
+
+def every_key(cls: type, prefix: str) -> Iterator[str]:
+    for name, hint, _, _ in members(cls):
+        if is_dataclass(hint) and isinstance(hint, type):
+            yield from every_key(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_every_key_has_one_row() -> None:
+    keys = {key for name, cls in SECTIONS.items() for key in every_key(cls, f"{name}.")}
+    assert keys == HONOURED | set(REFUSED) | set(OTHER)
+    assert len(keys) == len(HONOURED) + len(REFUSED) + len(OTHER)
+
+
+@pytest.mark.parametrize("key", sorted(OTHER))
+def test_what_nothing_reads_says_so(key: str) -> None:
+    (line,) = notices(dotted.put({}, key, OTHER[key]))
+    assert line.startswith(f"accepted and not used: {key}")
+    assert any(line.endswith(reason) for reason in UNUSED.values())
+
+
+def test_defaults_and_what_is_read_say_nothing() -> None:
+    assert notices({"export": {"on_cpu": False, "input_width": 96}, "quantize": {"backend": "torchao"}}) == []
+
+
+@pytest.mark.parametrize("key", sorted(REFUSED))
+def test_what_cannot_be_done_is_refused(key: str, checkpoint: Path, tmp_path: Path) -> None:
+    section, _, name = key.rpartition(".")
+    target = tmp_path / "model.onnx"
+    if section == "export":
+        wanted = replace(ExportSpec(checkpoint=str(checkpoint), onnx_file=str(target)), **{name: REFUSED[key]})
+        with pytest.raises(ValueError, match=f"`{key}` must be"):
+            export_action(ExperimentSpec(), wanted)
+        assert not target.exists()
+    else:
+        with pytest.raises(ValueError, match=f"`{key}` (must|cannot)"):
+            check_options(replace(TensorRTSpec(), **{name: REFUSED[key]}))
+
+
+def test_what_the_export_honours(checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a" / "model.onnx"
+    wanted = ExportSpec(
+        checkpoint=str(checkpoint), onnx_file=str(path), input_width=96, input_height=64, opset_version=16, batch_size=2
+    )
+    assert export_action(ExperimentSpec(), wanted) == path
+    quiet = capfd.readouterr().out
+    graph = onnx_format.load(path)
+    (inputs,) = graph.graph.input
+    assert [each.dim_value for each in inputs.type.tensor_type.shape.dim] == [2, 3, 64, 96]
+    assert graph.opset_import[0].version == 16
+    with pytest.raises(ValueError, match=r"export\.overwrite=true"):
+        export_action(ExperimentSpec(), wanted)
+    export_action(ExperimentSpec(), replace(wanted, overwrite=True, opset_version=17, verbose=True))
+    assert sidecar.require_onnx(path).opset == 17
+    assert len(capfd.readouterr().out) > len(quiet) + 1000  # the exporter prints its graph
+
+
+def test_the_results_folder_of_an_export(tmp_path: Path) -> None:
+    request = read_request(None, [f"export.results_dir={tmp_path}/here", f"results_dir={tmp_path}"], action="export")
+    assert _folder(request, "export", Namespace(run=None)) == tmp_path / "here"
+    request = read_request(None, [f"results_dir={tmp_path}"], action="export")
+    assert _folder(request, "export", Namespace(run=None)) == tmp_path / "export"
+
+
+def test_what_the_build_honours(onnx: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="an engine is built where TensorRT is installed")
+    wanted = GenTrtEngineSpec(
+        onnx_file=str(onnx),
+        trt_engine=str(tmp_path / "model.engine"),
+        tensorrt=TensorRTSpec(workspace_size=48, min_batch_size=2, opt_batch_size=3, max_batch_size=4),
+    )
+    engine = gen_trt_engine_action(wanted)
+    quiet = capfd.readouterr()
+    found = json.loads(engine.with_name("model.engine.json").read_text())
+    assert found["workspace_mb"] == 48
+    assert [found["shapes"][name][0] for name in ("min", "opt", "max")] == [2, 3, 4]
+    gen_trt_engine_action(replace(wanted, verbose=True))
+    loud = capfd.readouterr()
+    assert len(loud.out + loud.err) > len(quiet.out + quiet.err)
+    with pytest.raises(ValueError, match=r"gen_trt_engine\.batch_size"):
+        gen_trt_engine_action(replace(wanted, batch_size=7))
