@@ -112,7 +112,7 @@ def _check(spec: ExperimentSpec) -> None:
 
     check_spec(spec.model, spec.dataset.num_classes)
     data = CocoDataModule(spec, cpus=1)
-    data.check_size(data.train_index)
+    data.check_training()
     splits = {"train": data.train_index}
     if data.has_validation:
         splits["val"] = data.val_index
@@ -120,8 +120,6 @@ def _check(spec: ExperimentSpec) -> None:
         out.print("no validation data: there will be no metric, and the last epoch is the result")
     if data.has_test:
         splits["test"] = data.test_index
-    for line in data.notices:
-        _say(line)
     for name, index in splits.items():
         open_images(index.images)
         out.print(f"{name}: {len(index.images)} images, {len(index.annotations.labels)} boxes")
