@@ -30,7 +30,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
         from deploy.evaluate import evaluate_action as score
     else:
         from model.evaluate import evaluate as score
-    score(given, folder, cpus=os.cpu_count() or 1)
+    result = score(given, folder, cpus=os.cpu_count() or 1)
+    for name, value in result.numbers.items():
+        print(f"{name:10s} {value:.4f}")
     print(f"wrote {folder}/metrics.json, per_class.csv, predictions.json, worst_and_best.png")
 
 
