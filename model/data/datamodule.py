@@ -45,20 +45,11 @@ class Loader(DataLoader[Item]):
 
 
 class CocoDataModule(pl.LightningDataModule):
-    """Loaders of the three splits; each split is read when first asked for, and checked then.
+    """Loaders of the three splits; each split is read when first asked for, and checked then."""
 
-    `per_forward` is how many images are in memory at once; None means `dataset.batch_size`, which it must divide.
-    """
-
-    def __init__(self, spec: ExperimentSpec, *, cpus: int, per_forward: int | None = None) -> None:
+    def __init__(self, spec: ExperimentSpec, *, cpus: int) -> None:
         super().__init__()
         self.spec = spec
-        self.per_forward = per_forward or spec.dataset.batch_size
-        if spec.dataset.batch_size % self.per_forward:
-            raise ValueError(
-                f"images per forward must divide `dataset.batch_size`, but got {self.per_forward} and "
-                f"{spec.dataset.batch_size}."
-            )
         self.workers = max(0, min(spec.dataset.workers, cpus - 1))
         self._seed = spec.train.seed % 2**32  # -1 is a seed too
         self.notices: list[str] = []
@@ -169,7 +160,7 @@ class CocoDataModule(pl.LightningDataModule):
             tall=self._tall if aug.fixed_padding and aug.fixed_random_crop is None else None,
         )
         pad = partial(collate, aug=aug, train=True)
-        return self._loader(self.train_index, train_transform(aug), sampler, self.per_forward, pad, "substitute")
+        return self._loader(self.train_index, train_transform(aug), sampler, self.spec.dataset.batch_size, pad, "substitute")
 
     @cached_property
     def _tall(self) -> Tall:
@@ -185,7 +176,7 @@ class CocoDataModule(pl.LightningDataModule):
         """Nothing to validate is an empty list, which Lightning takes as no validation."""
         if not self.has_validation:
             return []
-        return self.eval_loader(self.val_index, self.per_forward)
+        return self.eval_loader(self.val_index, self.spec.dataset.batch_size)
 
     def test_dataloader(self) -> DataLoader[Item]:
         """The test split, resized to `evaluate.input_height` and `input_width` where both are set."""

@@ -102,16 +102,6 @@ def test_nothing_depends_on_workers_or_on_what_was_drawn_before(spec: Experiment
     assert not same(plain, epochs(CocoDataModule(change(spec, {}, train={"seed": 5}), cpus=1), 0, 1, 2))
 
 
-def test_smaller_forwards_see_the_same_images(spec: ExperimentSpec) -> None:
-    whole = epochs(CocoDataModule(change(spec, {"batch_size": 4}), cpus=1), 0)
-    parts = epochs(CocoDataModule(change(spec, {"batch_size": 4}), cpus=1, per_forward=1), 0)
-    assert [target for batch in whole for target in map(repr, batch.targets)] == [
-        target for batch in parts for target in map(repr, batch.targets)
-    ]
-    with pytest.raises(ValueError, match="must divide"):
-        CocoDataModule(spec, cpus=1, per_forward=3)
-
-
 def test_crowd_is_no_target_but_is_in_the_index(make_coco: MakeCoco) -> None:
     crowd, plain = make_coco("crowd", iscrowd=1), make_coco("plain")
     module = CocoDataModule(build({"train_data_sources": [as_dict(crowd), as_dict(plain)], "batch_size": 4}), cpus=1)
