@@ -226,7 +226,7 @@ def begin(tmp_path: Path, budget: int) -> tuple[subprocess.Popen[bytes], Path]:
         driver = subprocess.Popen(
             [sys.executable, str(HERE / "driver.py"), str(run), str(budget)], cwd=cwd, env=env, stdout=log, stderr=log
         )
-    wait(lambda: (run / "trials/3/epochs.jsonl").exists() or driver.poll() is not None, 60, "trial 3")
+    wait(lambda: (run / "trials/3/epochs.jsonl").exists() or driver.poll() is not None, 240, "trial 3")
     assert driver.poll() is None, (tmp_path / "log").read_text()
     return driver, run
 

@@ -30,20 +30,16 @@ def in_two_processes(out: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 @pytest.mark.slow
-def test_ranks_start_from_within_a_worker(digits_spec: dict[str, Any], tmp_path: Path) -> None:
+def test_ranks_start_from_within_a_worker(local_ray: None, digits_spec: dict[str, Any], tmp_path: Path) -> None:
     import ray
 
     digits_spec["train"]["num_epochs"] = 1
     digits_spec["dataset"]["batch_size"] = 4
     out = tmp_path / "trials" / "0"
     write_spec(ExperimentSpec.from_dict(digits_spec).to_dict(), out / "spec.yaml")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False, address="local")
-    try:
-        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}}
-        task = ray.remote(num_cpus=2, runtime_env=environment)(in_two_processes)
-        final, said = ray.get(task.remote(str(out)))
-    finally:
-        ray.shutdown()
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}}
+    task = ray.remote(num_cpus=2, runtime_env=environment)(in_two_processes)
+    final, said = ray.get(task.remote(str(out)))
     assert final["outcome"] == "completed"
     assert final["checkpoint"] == "trials/0/model_best.pth"
     assert [message["epoch"] for message in said] == [1]
