@@ -19,7 +19,7 @@ def train(arguments: argparse.Namespace) -> None:
     spec = request.spec
     if (request.raw.get("train") or {}).get("keep_checkpoints") is None:
         spec = with_values(spec, {"train.keep_checkpoints": -1})  # as TAO's users expect of this command
-    result = train_once(spec, _folder(request, "train"), cpus=os.cpu_count())
+    result = train_once(spec, _folder(request, "train", arguments), cpus=os.cpu_count())
     print(f"wrote {result.last}")
 
 
@@ -54,7 +54,7 @@ def export(arguments: argparse.Namespace) -> None:
     from deploy.export import export_action
 
     section = request.sections["export"]
-    if getattr(arguments, "run", None):
+    if arguments.run:
         checkpoint = runs.checkpoint_of(arguments.run)
         default = section.onnx_file or str(_folder(request, "export", arguments) / "model.onnx")
         section = dataclasses.replace(section, checkpoint=str(checkpoint), onnx_file=default)
@@ -68,7 +68,7 @@ def gen_trt_engine(arguments: argparse.Namespace) -> None:
     from deploy.engine import gen_trt_engine_action
 
     section = request.sections["gen_trt_engine"]
-    if getattr(arguments, "run", None):
+    if arguments.run:
         run = runs.find_run(arguments.run)
         section = dataclasses.replace(
             section,
@@ -79,7 +79,7 @@ def gen_trt_engine(arguments: argparse.Namespace) -> None:
 
 
 def _read(arguments: argparse.Namespace, action: str) -> Request:
-    if arguments.spec is None and not getattr(arguments, "run", None):
+    if arguments.spec is None and not arguments.run:
         raise SpecError([f"`ddetr {action}` needs a spec (-e SPEC) or a finished run (--from RUN); give one."])
     plain = arguments.program == "deformable_detr"
     request = read_request(arguments.spec, arguments.overrides, action=action, automl=not plain)
@@ -94,7 +94,7 @@ def _read(arguments: argparse.Namespace, action: str) -> Request:
 def _with_checkpoint(request: Request, arguments: argparse.Namespace, action: str) -> dict[str, Any]:
     """The user's own keys, with the run's checkpoint where `--from` names one."""
     given = dict(request.raw)
-    if getattr(arguments, "run", None):
+    if arguments.run:
         given[action] = {**(given.get(action) or {}), "checkpoint": str(runs.checkpoint_of(arguments.run))}
     return given
 
@@ -103,7 +103,7 @@ def _is_onnx(given: Mapping[str, Any], action: str) -> bool:
     return str((given.get(action) or {}).get("checkpoint") or "").endswith(".onnx")
 
 
-def _folder(request: Request, action: str, arguments: argparse.Namespace | None = None) -> Path:
+def _folder(request: Request, action: str, arguments: argparse.Namespace) -> Path:
     """`<action>.results_dir`, else `<results_dir>/<action>`, else below the run that `--from` names."""
     section = (request.raw.get(action) or {}).get("results_dir")
     root = request.raw.get("results_dir")
@@ -111,9 +111,8 @@ def _folder(request: Request, action: str, arguments: argparse.Namespace | None 
         return Path(section).resolve()
     if root:
         return Path(root).resolve() / action
-    run = getattr(arguments, "run", None) if arguments is not None else None
-    if run:
-        return _run_folder(run) / action
+    if arguments.run:
+        return _run_folder(arguments.run) / action
     raise SpecError([
         f"a results folder must be set, but `results_dir` and `{action}.results_dir` are unset; "
         f"set one: results_dir=results."

@@ -130,6 +130,7 @@ def _parser(program: str, commands: Mapping[str, Command]) -> argparse.ArgumentP
             flags, options = ARGUMENTS[argument]
             one.add_argument(*flags, **options)
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        one.set_defaults(run=None)  # `deformable_detr` has no --from
     return parser
 
 

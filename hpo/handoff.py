@@ -124,9 +124,9 @@ def hand_off(
 
 
 def _split(spec: ExperimentSpec) -> Split | None:
-    if spec.dataset.test_data_sources.json_file:
+    if spec.dataset.has_test:
         return "test"
-    return "val" if any(source.json_file for source in spec.dataset.val_data_sources) else None
+    return "val" if spec.dataset.has_validation else None
 
 
 def _measured(rows: list[Row], winner: "Checkpoint", spec: ExperimentSpec, split: Split, cpus: int) -> list[Row]:

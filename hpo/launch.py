@@ -43,7 +43,7 @@ def train(arguments: argparse.Namespace) -> None:
         _say(line)
     request = with_classes(request, _say)
     if decision.run_hpo:
-        policy.require_metric(_validates(request.spec))
+        policy.require_metric(request.spec.dataset.has_validation)
         space = request.space()
         print_space(space, out)
     _check(request.spec)
@@ -97,10 +97,6 @@ def make_data(arguments: argparse.Namespace) -> None:
 
 def _say(line: str) -> None:
     out.print(line, markup=False)
-
-
-def _validates(spec: ExperimentSpec) -> bool:
-    return any(source.json_file for source in spec.dataset.val_data_sources)
 
 
 def _check(spec: ExperimentSpec) -> None:
@@ -185,7 +181,7 @@ def _finish_sweep(run: Path, spec: ExperimentSpec, result: "SweepResult") -> Non
 
 def _compare_on_test(spec: ExperimentSpec, best: "TrialRecord", default: "TrialRecord | None") -> None:
     """The winner's score beside the default's, on images that chose nothing."""
-    if not spec.dataset.test_data_sources.json_file:
+    if not spec.dataset.has_test:
         return
     from model.evaluate import evaluate_checkpoint
 

@@ -54,7 +54,7 @@ def fit(job: Job, status: StatusLog, on_epoch: OnEpoch | None) -> Fitted:
     """Trains until the last epoch. The caller's random generators are left as they were."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if job.place.gpu_ids else ()):
         data = CocoDataModule(job.spec, cpus=max(1, job.cpus // job.place.processes))
-        data.check_size(data.train_index)
+        data.check_training()
         torch.manual_seed(stream(job.spec.train.seed, -1 % 2**32, 0))
         model = build_model(job.spec, resumed=job.resume is not None)
         module = Detector(model, job.spec, data.val_index if data.has_validation else None, job.batch)

@@ -154,6 +154,14 @@ class DatasetSpec:
         AugmentationSpec, title="Augmentation", doc="Sizes, crops, flips, normalisation.", search=False
     )
 
+    @property
+    def has_validation(self) -> bool:
+        return any(source.json_file for source in self.val_data_sources)
+
+    @property
+    def has_test(self) -> bool:
+        return bool(self.test_data_sources.json_file)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:

@@ -69,11 +69,11 @@ class CocoDataModule(pl.LightningDataModule):
 
     @property
     def has_validation(self) -> bool:
-        return any(source.json_file for source in self.spec.dataset.val_data_sources)
+        return self.spec.dataset.has_validation
 
     @property
     def has_test(self) -> bool:
-        return bool(self.spec.dataset.test_data_sources.json_file)
+        return self.spec.dataset.has_test
 
     @cached_property
     def train_index(self) -> CocoIndex:
