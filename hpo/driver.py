@@ -17,7 +17,7 @@ from model.metrics import Measurement
 from model.spec import ExperimentSpec
 
 if TYPE_CHECKING:
-    from hpo.spec import SweepSpec
+    from hpo.sweep_spec import SweepSpec
 
 RETRIES = 3
 """How often a trial whose worker died is started again."""

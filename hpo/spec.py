@@ -13,14 +13,14 @@ from typing import Any
 
 from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
 from hpo.policy import Policy, read_policy
+from hpo.sweep_spec import SweepSpec
 from model.errors import SpecError
 from model.notices import notices
 from model.spec import DEPLOY_SECTIONS, ExperimentSpec
 from schemas import dotted, packaged, validate, yamlio
-from schemas.fields import field
 from schemas.structure import MANDATORY, structure
 from search_spaces import overlays
-from search_spaces.derive import TIERS, Choice, derive, full_name
+from search_spaces.derive import derive, full_name
 from search_spaces.space import SearchSpace
 
 DEPLOYMENT: Mapping[str, type] = {"export": ExportSpec, "gen_trt_engine": GenTrtEngineSpec, "quantize": QuantizeSpec}
@@ -31,30 +31,6 @@ PATHS = frozenset({
     "resume_training_checkpoint_path",
 })  # fmt: skip
 """Last names of the keys that hold a path, or a list of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepSpec:
-    """The `automl:` block."""
-
-    trials: int = field(20, title="Trials", doc="Configurations to try, the default among them.", low=1)
-    searcher: str = field("tpe", title="Searcher", doc="How the next configuration is chosen.")
-    scheduler: str = field("asha", title="Scheduler", doc="When a trial is stopped early.")
-    seed: int | None = field(None, title="Seed", doc="Of the searcher. Unset: `train.seed`.", low=0)
-    concurrent: int | None = field(None, title="Concurrent", doc="Trials at a time, at most. Unset: what fits.", low=1)
-    cpus_per_trial: int | None = field(None, title="CPUs", doc="CPU cores of one trial.", low=1)
-    gpus_per_trial: float | None = field(None, title="GPUs", doc="GPUs of one trial; may be a fraction.", low=0.0)
-    tier: str = field("narrow", title="Tier", doc="How much is searched unless `params` says.", enum=TIERS)
-    params: tuple[str, ...] | None = field(
-        None, title="Parameters", doc="Search exactly these; `+name` adds one to the tier's."
-    )
-    exclude: tuple[str, ...] = field((), title="Exclude", doc="Never search these.")
-    fix: Mapping[str, Any] = field(dict, title="Fix", doc="Spec key to the value that it has in every trial.")
-    ranges: Mapping[str, Any] = field(dict, title="Ranges", doc="Name to low:high or low:high:log.")
-    points: tuple[Mapping[str, Any], ...] = field((), title="Points", doc="Configurations to try after the default.")
-
-    def choice(self) -> Choice:
-        return Choice(tier=self.tier, params=self.params, exclude=self.exclude, fix=self.fix, ranges=self.ranges)
 
 
 @dataclass(frozen=True, kw_only=True)

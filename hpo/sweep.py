@@ -29,7 +29,7 @@ from model.spec import ExperimentSpec
 from schemas.structure import structure, unstructure
 
 if TYPE_CHECKING:
-    from hpo.spec import SweepSpec
+    from hpo.sweep_spec import SweepSpec
     from search_spaces.space import SearchSpace
 
 TRAIN = "model.train:train"
@@ -75,7 +75,7 @@ def run_sweep(
 
 def resume_sweep(run_dir: Path, *, tracker: Tracker | None = None, console: Console | None = None) -> SweepResult:
     """Goes on with the sweep in `run_dir` after any interruption; reads its result when it is finished."""
-    from hpo.spec import SweepSpec
+    from hpo.sweep_spec import SweepSpec
     from search_spaces.space import SearchSpace
 
     run_dir = run_dir.resolve()

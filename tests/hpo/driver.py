@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from hpo.spec import SweepSpec
 from hpo.sweep import run_sweep
+from hpo.sweep_spec import SweepSpec
 from model.spec import ExperimentSpec
 from search_spaces.space import Parameter, SearchSpace
 

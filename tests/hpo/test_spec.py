@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from hpo.build_schemas import ACTIONS
-from hpo.spec import Request, SweepSpec, read_request, with_values
+from hpo.spec import Request, read_request, with_values
+from hpo.sweep_spec import SweepSpec
 from model.errors import SpecError
 from schemas import packaged
 

@@ -22,8 +22,8 @@ from hpo.errors import RunError
 from hpo.ledger import Ledger
 from hpo.locks import exclusive
 from hpo.result import Outcome, read_result
-from hpo.spec import SweepSpec
 from hpo.sweep import Share, resume_sweep, run_sweep, share
+from hpo.sweep_spec import SweepSpec
 from hpo.tracking import EXPERIMENT, Tracker
 from model.metrics import VAL_MAP50
 from model.spec import ExperimentSpec
