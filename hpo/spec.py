@@ -148,7 +148,7 @@ def _sweep(block: Any, problems: list[str]) -> SweepSpec:
         problems.append(f"`{BLOCK}` must be a group of keys, but is {block!r}.")
         return SweepSpec()
     sweep, found = structure(SweepSpec, block, BLOCK)
-    problems += found
+    problems += found + sweep.problems()
     # `automl.fix.train.optim.lr=1e-4` on the command line makes groups; the dotted name is what is meant.
     fix: dict[str, Any] = {}
     for name, value in dotted.leaves(sweep.fix):

@@ -55,6 +55,8 @@ def run_sweep(
     run_dir = run_dir.resolve()
     if (run_dir / SWEEP_FILE).exists():
         raise RunError(f"a new sweep needs a folder without one, but {run_dir} holds {SWEEP_FILE}; use `ddetr resume`.")
+    if sweep.searcher == "auto":
+        sweep = dataclasses.replace(sweep, searcher="tpe")
     searchers.check(sweep.searcher)
     schedulers.check(sweep.scheduler)
     with exclusive(run_dir / ".lock", holder="another driver"):
