@@ -208,7 +208,7 @@ def _rule(candidate: _Candidate) -> Rule:
         kind=candidate.entry["rule"],
         target=leaf.name,
         of=tuple(candidate.entry["of"]),
-        coordinate=candidate.name,
+        coordinates=(candidate.name,),
         low=None if leaf.low is None else beyond(leaf.low, leaf.open_low, integer),
         high=None if leaf.high is None else beyond(leaf.high, leaf.open_high, integer, side=-1),
         integer=integer,

@@ -66,7 +66,7 @@ def _fraction_of(edge: Relation, child: Parameter, parents: tuple[str, ...]) -> 
         kind=edge.kind,
         target=edge.child,
         of=parents,
-        coordinate=way,
+        coordinates=(way,),
         low=child.low,
         high=child.high,
         integer=child.kind == "int",

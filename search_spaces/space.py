@@ -8,13 +8,13 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from schemas import dotted
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Dropped(NamedTuple):
@@ -68,12 +68,12 @@ class Parameter:
         return None
 
     def clip(self, value: Any) -> Any:
-        """The nearest value inside; the first choice for a value that is no choice."""
+        """The nearest value inside; the first choice for a value that is no choice, the low end for no number."""
         if self.kind == "categorical":
             return value if self.problem(value) is None else self.choices[0]
         assert self.low is not None
         assert self.high is not None
-        inside = min(max(value, self.low), self.high)
+        inside = min(max(value, self.low), self.high) if is_number(value) else self.low
         if self.kind == "float":
             return float(inside)
         steps = round((inside - self.low) / self.step)
@@ -96,51 +96,62 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How one spec value follows from a coordinate, from other values, or from both."""
+    """How one spec value follows from coordinates, from other values, or from both."""
 
     kind: str
     """A name in FORWARD."""
     target: str
-    of: tuple[str, ...]
+    of: tuple[str, ...] = ()
     """Spec keys it reads, searched or not."""
-    coordinate: str | None = None
+    coordinates: tuple[str, ...] = ()
+    """Parameters of the space that only this rule reads."""
     low: float | None = None
-    """Bounds of the target."""
+    """Bounds of the target, or of each of its items."""
     high: float | None = None
     integer: bool = False
+    step: int = 1
+    """For whole numbers: each is a multiple of this."""
+    factor: float = 1.0
+    """The other values count this many times: a warm-up of at most half (0.5) of the epochs."""
+    choices: tuple[Any, ...] = ()
 
 
-def _ratio(at: float, rule: Rule, of: list[Any]) -> float:
+At = Sequence[float]
+"""One number for each coordinate of a rule."""
+
+
+def _ratio(at: At, rule: Rule, of: list[Any]) -> float:
     """`at` times the other value, inside the target's bounds."""
     low = -math.inf if rule.low is None else rule.low
-    return min(max(at * float(of[0]), low), math.inf if rule.high is None else rule.high)
+    return min(max(at[0] * float(of[0]), low), math.inf if rule.high is None else rule.high)
 
 
-def _fraction(at: float, rule: Rule, of: list[Any]) -> int:
+def _fraction(at: At, rule: Rule, of: list[Any]) -> int:
     """The whole epoch `at` of the way through a run; at least one epoch is left before and after it."""
-    return max(1, min(round(at * float(of[0])), int(of[0]) - 1))
+    return max(1, min(round(at[0] * float(of[0])), int(of[0]) - 1))
 
 
-def _milestone(at: float, rule: Rule, of: list[Any]) -> list[int]:
-    return [_fraction(at, rule, of)]
-
-
-def _below_product(at: float, rule: Rule, of: list[Any]) -> int:
+def _below_product(at: At, rule: Rule, of: list[Any]) -> int:
     """The first value, lowered below the product of the others where it is not."""
     return min(int(of[0]), math.prod(map(int, of[1:])) - 1)
 
 
-def _between(at: float, rule: Rule, of: list[Any]) -> float:
+def _capped(at: At, rule: Rule, of: list[Any]) -> int:
+    """The first value, lowered to the smallest of the others, yet not below its own bound."""
+    return max(min(map(int, of)), int(of[0]) if rule.low is None else math.ceil(rule.low))
+
+
+def _between(at: At, rule: Rule, of: list[Any]) -> float:
     """The value `at` of the way through what the bounds and the other values leave."""
     low, high = _edges(rule, of)
     if rule.integer:
-        return int(low) + round(at * (int(high) - int(low)))
-    return min(max(low + at * (high - low), low), high)
+        return int(low) + round(at[0] * (int(high) - int(low)))
+    return min(max(low + at[0] * (high - low), low), high)
 
 
-def _way_between(value: float, rule: Rule, of: list[Any]) -> float:
+def _way_between(value: Any, rule: Rule, of: list[Any]) -> At:
     low, high = _edges(rule, of)
-    return (value - low) / (high - low) if high > low else 0.0
+    return [(value - low) / (high - low) if high > low else 0.0]
 
 
 def _edges(rule: Rule, of: list[Any]) -> tuple[float, float]:
@@ -148,8 +159,50 @@ def _edges(rule: Rule, of: list[Any]) -> tuple[float, float]:
     assert rule.low is not None
     assert rule.high is not None
     if rule.kind in ("above", "at_least"):
-        return max(rule.low, beyond(max(of), rule.kind == "above", rule.integer)), rule.high
-    return rule.low, min(rule.high, beyond(min(of), rule.kind == "below", rule.integer, side=-1))
+        return max(rule.low, beyond(max(of) * rule.factor, rule.kind == "above", rule.integer)), rule.high
+    return rule.low, min(rule.high, beyond(min(of) * rule.factor, rule.kind == "below", rule.integer, side=-1))
+
+
+def _rising(at: At, rule: Rule, of: list[Any]) -> list[Any]:
+    """Rising numbers, each `at` of the way through what those before it leave; whole ones are all different as long
+    as there is room. With another value the bounds are fractions of it."""
+    values: list[Any] = []
+    low, high = _span(rule, of)
+    for after, each in zip(reversed(range(len(at))), at, strict=True):
+        top = max(low, high - after) if rule.integer else high
+        place = low + round(each * (top - low)) if rule.integer else min(low + each * (top - low), high)
+        values.append(min(place, high) * (rule.step if rule.integer else 1))
+        low = min(place + 1, high) if rule.integer else place
+    return sorted(set(values)) if rule.integer else values
+
+
+def _way_rising(value: Any, rule: Rule, of: list[Any]) -> At:
+    ways: list[float] = []
+    low, high = _span(rule, of)
+    for after, each in zip(reversed(range(len(value))), sorted(value), strict=True):
+        top = max(low, high - after) if rule.integer else high
+        place = each / rule.step if rule.integer else each
+        ways.append((place - low) / (top - low) if top > low else 0.0)
+        low = min(place + 1, high) if rule.integer else place
+    return ways
+
+
+def _span(rule: Rule, of: list[Any]) -> tuple[Any, Any]:
+    """First and last place of a rising list: numbers, or multiples of the step counted from 0."""
+    assert rule.low is not None
+    assert rule.high is not None
+    low, high = (edge * float(of[0]) if of else edge for edge in (rule.low, rule.high))
+    if not rule.integer:
+        return low, high
+    first, last = math.ceil(low / rule.step), math.floor(high / rule.step)
+    if of:  # places within a run: at least one unit is left before and after
+        first, last = max(1, first), max(1, min(last, math.ceil(of[0] / rule.step) - 1))
+    return min(first, last), last
+
+
+def _nearest(value: Any, rule: Rule, of: list[Any]) -> At:
+    """The place of the nearest choice."""
+    return [min(range(len(rule.choices)), key=lambda place: abs(rule.choices[place] - value))]
 
 
 def beyond(value: float, strict: bool, integer: bool, *, side: int = 1) -> float:
@@ -163,24 +216,31 @@ def beyond(value: float, strict: bool, integer: bool, *, side: int = 1) -> float
     return math.nextafter(value, side * math.inf) if strict else value
 
 
-FORWARD: Mapping[str, Callable[[float, Rule, list[Any]], Any]] = {
+FORWARD: Mapping[str, Callable[[At, Rule, list[Any]], Any]] = {
     "ratio": _ratio,
     "fraction": _fraction,
-    "milestone": _milestone,
+    "milestone": lambda at, rule, of: [_fraction(at, rule, of)],
     "below_product": _below_product,
+    "capped": _capped,
     "above": _between,
     "at_least": _between,
     "below": _between,
     "at_most": _between,
+    "rising": _rising,
+    "items": lambda at, rule, of: [int(each) if rule.integer else each for each in at],
+    "pick": lambda at, rule, of: rule.choices[int(at[0])],
 }
-BACKWARD: Mapping[str, Callable[[Any, Rule, list[Any]], float]] = {
-    "ratio": lambda value, rule, of: value / of[0],
-    "fraction": lambda value, rule, of: value / of[0],
-    "milestone": lambda value, rule, of: (value[0] if value else of[0]) / of[0],
+BACKWARD: Mapping[str, Callable[[Any, Rule, list[Any]], At]] = {
+    "ratio": lambda value, rule, of: [value / of[0] if of[0] else math.inf],
+    "fraction": lambda value, rule, of: [value / of[0]],
+    "milestone": lambda value, rule, of: [(value[0] if value else of[0]) / of[0]],
     "above": _way_between,
     "at_least": _way_between,
     "below": _way_between,
     "at_most": _way_between,
+    "rising": _way_rising,
+    "items": lambda value, rule, of: value,
+    "pick": _nearest,
 }
 
 
@@ -200,7 +260,7 @@ class SearchSpace:
     @property
     def targets(self) -> tuple[str, ...]:
         """The spec keys that a trial sets."""
-        coordinates = {rule.coordinate for rule in self.rules}
+        coordinates = self._coordinates
         direct = [parameter.name for parameter in self.parameters if parameter.name not in coordinates]
         return (*direct, *(rule.target for rule in self.rules))
 
@@ -219,27 +279,26 @@ class SearchSpace:
     def resolve(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Spec key -> value, with every rule kept. ValueError for a sample outside the box."""
         self.check(sample)
-        coordinates = {rule.coordinate for rule in self.rules}
+        coordinates = self._coordinates
         values = {name: value for name, value in sample.items() if name not in coordinates}
         for rule in self.rules:
-            at = 0.0 if rule.coordinate is None else float(sample[rule.coordinate])
+            at = [sample[name] for name in rule.coordinates]
             values[rule.target] = FORWARD[rule.kind](at, rule, self._read(rule, values))
         return values
 
     def encode(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """The sample nearest to a nested effective spec, clipped into the box. Undoes `resolve` for its values."""
-        by_coordinate = {rule.coordinate: rule for rule in self.rules}
-        sample: dict[str, Any] = {}
-        for parameter in self.parameters:
-            rule = by_coordinate.get(parameter.name)
-            value = dotted.get(spec, rule.target if rule else parameter.name)
-            if value is None:
-                sample[parameter.name] = parameter.default
-            elif rule is None:
-                sample[parameter.name] = parameter.clip(value)
-            else:
+        sample = {parameter.name: parameter.default for parameter in self.parameters}
+        for name in sample.keys() - self._coordinates:
+            if (value := dotted.get(spec, name)) is not None:
+                sample[name] = self[name].clip(value)
+        for rule in self.rules:
+            value = dotted.get(spec, rule.target)
+            if rule.coordinates and _readable(value, rule):
                 of = [dotted.get(spec, key, self.context.get(key)) for key in rule.of]
-                sample[parameter.name] = parameter.clip(BACKWARD[rule.kind](value, rule, of))
+                # A list that is longer or shorter than what is searched tells as many coordinates as it can.
+                for name, at in zip(rule.coordinates, BACKWARD[rule.kind](value, rule, of), strict=False):
+                    sample[name] = self[name].clip(at)
         return sample
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
@@ -265,7 +324,10 @@ class SearchSpace:
                 Parameter(**{**each, "choices": tuple(each["choices"]), "weights": _tuple(each["weights"])})
                 for each in plain["parameters"]
             ),
-            rules=tuple(Rule(**{**each, "of": tuple(each["of"])}) for each in plain["rules"]),
+            rules=tuple(
+                Rule(**{**each, **{key: tuple(each[key]) for key in ("of", "coordinates", "choices")}})
+                for each in plain["rules"]
+            ),
             context=dict(plain["context"]),
             dropped=tuple(Dropped(**each) for each in plain["dropped"]),
             tier=plain["tier"],
@@ -279,8 +341,24 @@ class SearchSpace:
         told["parameters"] = [{k: v for k, v in each.items() if k != "origin"} for each in told["parameters"]]
         return hashlib.sha256(json.dumps(told, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
+    @property
+    def _coordinates(self) -> set[str]:
+        return {name for rule in self.rules for name in rule.coordinates}
+
     def _read(self, rule: Rule, values: Mapping[str, Any]) -> list[Any]:
         return [values[key] if key in values else self.context[key] for key in rule.of]
+
+
+def _readable(value: Any, rule: Rule) -> bool:
+    """Whether a spec value has the form that the rule writes: any spec may be encoded."""
+    if isinstance(value, list | tuple):
+        return rule.kind in ("milestone", "rising", "items") and all(map(is_number, value))
+    return is_number(value) and rule.kind not in ("milestone", "rising", "items")
+
+
+def is_number(value: Any) -> bool:
+    """No flag, no text; infinity counts."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
 
 
 def _tuple(value: Any) -> tuple[Any, ...] | None:

@@ -42,9 +42,9 @@ def coupled() -> SearchSpace:
             Parameter(name="queries", kind="int", low=100, high=900, default=300),
         ),
         rules=(
-            Rule(kind="ratio", target="lr_backbone", of=("lr",), coordinate="lr_backbone/lr", low=1e-9, high=1e-3),
-            Rule(kind="milestone", target="steps", of=("epochs",), coordinate="drop", integer=True),
-            Rule(kind="above", target="max", of=("min",), coordinate="max/left", low=150, high=300, integer=True),
+            Rule(kind="ratio", target="lr_backbone", of=("lr",), coordinates=("lr_backbone/lr",), low=1e-9, high=1e-3),
+            Rule(kind="milestone", target="steps", of=("epochs",), coordinates=("drop",), integer=True),
+            Rule(kind="above", target="max", of=("min",), coordinates=("max/left",), low=150, high=300, integer=True),
             Rule(kind="below_product", target="select", of=("select", "queries", "classes")),
         ),
         context={"epochs": 10, "select": 300, "classes": 2},
@@ -84,8 +84,8 @@ def test_digest_is_of_the_meaning_not_the_wording() -> None:
 
 
 def test_from_dict_refuses_another_format() -> None:
-    with pytest.raises(ValueError, match="format 1 is needed, but this one has 2"):
-        SearchSpace.from_dict({**coupled().to_dict(), "format": 2})
+    with pytest.raises(ValueError, match="format 2 is needed, but this one has 1"):
+        SearchSpace.from_dict({**coupled().to_dict(), "format": 1})
 
 
 @pytest.mark.parametrize(
@@ -191,10 +191,10 @@ def test_beyond(arguments: tuple, edge: float) -> None:
 def test_fractions_of_what_is_left(kind: str, integer: bool, parent: int, at: float) -> None:
     from search_spaces.space import BACKWARD, FORWARD
 
-    rule = Rule(kind=kind, target="x", of=("p",), coordinate="x/left", low=20, high=80, integer=integer)
-    value = FORWARD[kind](at, rule, [parent])
+    rule = Rule(kind=kind, target="x", of=("p",), coordinates=("x/left",), low=20, high=80, integer=integer)
+    value = FORWARD[kind]([at], rule, [parent])
     assert 20 <= value <= 80
     assert {"above": value > parent, "at_least": value >= parent, "below": value < parent, "at_most": value <= parent}[
         kind
     ]
-    assert FORWARD[kind](min(max(BACKWARD[kind](value, rule, [parent]), 0), 1), rule, [parent]) == pytest.approx(value)
+    assert FORWARD[kind](BACKWARD[kind](value, rule, [parent]), rule, [parent]) == pytest.approx(value)
