@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hpo import runs
-from hpo.spec import Request, read_request, with_classes, with_values
+from hpo.spec import Request, read_request, with_values
 from model.errors import SpecError
 
 
 def train(arguments: argparse.Namespace) -> None:
     """`deformable_detr train`: once, into `<results_dir>/train`."""
-    request = with_classes(_read(arguments, "train"), print)
+    request = _read(arguments, "train")
     from model.train import train as train_once
 
     spec = request.spec
@@ -82,7 +82,7 @@ def _read(arguments: argparse.Namespace, action: str) -> Request:
     if arguments.spec is None and not arguments.run:
         raise SpecError([f"`ddetr {action}` needs a spec (-e SPEC) or a finished run (--from RUN); give one."])
     plain = arguments.program == "deformable_detr"
-    request = read_request(arguments.spec, arguments.overrides, action=action, automl=not plain)
+    request = read_request(arguments.spec, arguments.overrides, action=action, automl=not plain, data=action == "train")
     if plain and request.automl_keys:
         keys = ", ".join(request.automl_keys)
         print(f"{keys}: passed over; `deformable_detr` runs the plain action, `ddetr train` searches")

@@ -25,13 +25,28 @@ class Command(NamedTuple):
     """Which of ARGUMENTS it takes."""
 
 
+SPEC = ("-e", "--experiment_spec_file", "--spec")
 ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "spec": (("-e", "--experiment_spec_file"), {"required": True, "metavar": "SPEC", "type": Path, "dest": "spec"}),
-    "optional spec": (("-e", "--experiment_spec_file"), {"metavar": "SPEC", "type": Path, "dest": "spec"}),
+    "spec": (SPEC, {"required": True, "metavar": "SPEC", "type": Path, "dest": "spec"}),
+    "optional spec": (SPEC, {"metavar": "SPEC", "type": Path, "dest": "spec"}),
     "overrides": (("overrides",), {"nargs": "*", "metavar": "key=value", "help": "spec keys, dotted"}),
     "request": (("--request",), {"metavar": "TEXT", "help": 'what is wanted, in words: "plain training", "no HPO"'}),
     "no-automl": (("--no-automl",), {"action": "store_true", "help": "train once: automl_policy=off for this run"}),
     "dry-run": (("--dry-run",), {"action": "store_true", "help": "show what would be done, and stop"}),
+    "schema": (("--schema",), {"metavar": "FILE", "type": Path, "help": "any model's *.schema.json in place of ours"}),
+    "json": (("--json",), {"action": "store_true", "help": "one JSON document on standard output"}),
+    "key": (("key",), {"metavar": "KEY", "help": "dotted, or its end where that is unique: train.optim.lr, lr"}),
+    "tier": (("--tier",), {"metavar": "TIER", "help": "how much is searched: narrow, medium or wide"}),
+    "params": (("--params",), {"metavar": "A,B", "help": "search exactly these; +C adds one to the tier's"}),
+    "range": (("--range",), {"action": "append", "metavar": "KEY=LOW:HIGH[:log]", "help": "may be repeated"}),
+    "fix": (("--fix",), {"action": "append", "metavar": "KEY=VALUE", "help": "this value in every trial; repeatable"}),
+    "exclude": (("--exclude",), {"metavar": "A,B", "help": "never search these"}),
+    "trials": (("--trials",), {"metavar": "N", "help": "configurations to try, the default among them"}),
+    "hours": (("--hours",), {"metavar": "H", "help": "wall-clock time of the search, at most"}),
+    "searcher": (("--searcher",), {"metavar": "NAME", "help": "how the next configuration is chosen"}),
+    "scheduler": (("--scheduler",), {"metavar": "NAME", "help": "when a trial is stopped early"}),
+    "algorithm": (("--algorithm",), {"metavar": "NAME", "help": "searcher and scheduler by one name, as in TAO"}),
+    "seed-from": (("--seed-from",), {"metavar": "RUN", "help": "try the best configurations of that run first"}),
     "from": (("--from",), {"metavar": "RUN", "dest": "run", "help": "a finished run, or RUN/7 for its trial 7"}),
     "run": (("run",), {"metavar": "RUN", "help": "a run's folder, or its id below runs/"}),
     "dataset": (("dataset",), {"choices": ("digits",)}),
@@ -42,14 +57,22 @@ ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "seed": (("--seed",), {"type": int, "default": 0}),
 }
 ACTION = ("optional spec", "from", "overrides")
+SPACE = ("tier", "params", "range", "fix", "exclude")
+"""What is searched. These and SEARCH are written into the `automl:` block (FLAGS of hpo/spec.py)."""
+SEARCH = ("trials", "hours", "searcher", "scheduler", "algorithm", "seed-from")
+"""How it is searched."""
 DDETR: Mapping[str, Command] = {
     "train": Command(
         "hpo.launch:train",
         "search and train, or train once, by automl_policy",
-        ("spec", "request", "no-automl", "dry-run", "overrides"),
+        ("spec", "request", "no-automl", "dry-run", *SPACE, *SEARCH, "overrides"),
     ),
     "resume": Command("hpo.launch:resume", "go on with a search after any interruption", ("run",)),
-    "space": Command("hpo.launch:space", "what is searched, what is not, and why", ("spec", "overrides")),
+    "space": Command(
+        "hpo.show_space:space",
+        "what is searched, what is not, and why; of any model by its schema",
+        ("optional spec", "schema", "json", *SPACE, "overrides"),
+    ),
     "evaluate": Command("hpo.actions:evaluate", "score a checkpoint or an ONNX file on the test data", ACTION),
     "inference": Command("hpo.actions:inference", "label and draw images", ACTION),
     "export": Command("hpo.actions:export", "checkpoint to ONNX", ACTION),
@@ -80,11 +103,14 @@ def direct(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(program: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
-    arguments = _parser(program, commands).parse_args(argv)
+    arguments = _parse(_parser(program, commands), argv)
     arguments.program = program
     _quiet()
     try:
         _function(commands[arguments.command].function)(arguments)
+    except BrokenPipeError:  # `ddetr space | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -132,6 +158,17 @@ def _parser(program: str, commands: Mapping[str, Command]) -> argparse.ArgumentP
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")
         one.set_defaults(run=None)  # `deformable_detr` has no --from
     return parser
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed arguments. argparse takes one run of `key=value` only; those after a further flag count as well."""
+    arguments, rest = parser.parse_known_args(argv)
+    strange = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
 
 
 def _function(name: str) -> Callable[[argparse.Namespace], None]:

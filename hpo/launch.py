@@ -5,19 +5,18 @@ Both ways of training, searched and plain, leave the same folder: `spec.yaml`, `
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from hpo import policy, runs
 from hpo.errors import RunError, SweepStoppedError
+from hpo.screen import out, say
 from hpo.show_space import print_space
-from hpo.spec import read_request, with_classes
+from hpo.spec import read_request
 from model.spec import ExperimentSpec
 from schemas import dotted, packaged
 from schemas.structure import structure, unstructure
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from deploy.spec import ExportSpec, GenTrtEngineSpec
     from hpo.result import SweepResult, TrialRecord
 
-# Without a terminal rich assumes 80 columns, in which the tables of a log break.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
-
 
 def train(arguments: argparse.Namespace) -> None:
     """Searches, or trains once, by policy; then hands the result over."""
@@ -36,12 +32,11 @@ def train(arguments: argparse.Namespace) -> None:
 
     out.print(f"reading {arguments.spec}")
     overrides = [*arguments.overrides, *(["automl_policy=off"] if arguments.no_automl else [])]
-    request = read_request(arguments.spec, overrides, action="train", request_text=arguments.request)
+    request = read_request(arguments.spec, overrides, request_text=arguments.request, flags=vars(arguments), data=True)
     decision = policy.resolve(request.policy, request.action)
     out.print(decision.because)
     for line in request.notices():
-        _say(line)
-    request = with_classes(request, _say)
+        say(line)
     if decision.run_hpo:
         policy.require_metric(request.spec.dataset.has_validation)
         space = request.space()
@@ -81,22 +76,12 @@ def resume(arguments: argparse.Namespace) -> None:
     _finish_sweep(run, spec, result)
 
 
-def space(arguments: argparse.Namespace) -> None:
-    """Prints the derived space of a spec, whatever the policy."""
-    request = read_request(arguments.spec, arguments.overrides, action="train")
-    print_space(request.space(), out)
-
-
 def make_data(arguments: argparse.Namespace) -> None:
     from model.data.digits import make_digits
 
     make_digits(arguments.out, arguments.classes, arguments.size, arguments.images, arguments.seed)
     out.print(f"wrote {arguments.out}/train, val and test: images.tar.gz, annotations.json, label_map.txt")
     out.print("next: ddetr train -e experiments/quickstart.yaml")
-
-
-def _say(line: str) -> None:
-    out.print(line, markup=False)
 
 
 def _check(spec: ExperimentSpec) -> None:
@@ -207,7 +192,7 @@ def _hand_off(
     )
     out.print(delivery.table())
     for remark in delivery.remarks:
-        _say(remark)
+        say(remark)
     out.print(f"compare trials: mlflow ui --backend-store-uri {tracking_uri(run.parent)}")
     out.print(f"next: ddetr evaluate --from {os.path.relpath(run)}")
 

@@ -1,15 +1,16 @@
-"""A spec file with overrides to a checked request: what to train, whether to search, and how.
+"""A spec file with overrides and flags to a checked request: what to train, whether to search, and how.
 
 `automl_policy` and the `automl:` block are ours: they are taken out before the rest is checked against the schemas.
 Every problem of a file is in one report. Knows no ray, no torch and no network; does nothing but read.
 """
 
+import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
 from hpo.policy import Policy, read_policy
@@ -18,10 +19,14 @@ from model.errors import SpecError
 from model.notices import notices
 from model.spec import DEPLOY_SECTIONS, ExperimentSpec
 from schemas import dotted, packaged, validate, yamlio
+from schemas.dialect import Schema
 from schemas.structure import MANDATORY, structure
 from search_spaces import overlays
-from search_spaces.derive import derive, full_name
+from search_spaces.derive import Choice, derive, full_name
 from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from model.data.coco import Summary
 
 DEPLOYMENT: Mapping[str, type] = {"export": ExportSpec, "gen_trt_engine": GenTrtEngineSpec, "quantize": QuantizeSpec}
 POLICY, BLOCK = "automl_policy", "automl"
@@ -31,6 +36,12 @@ PATHS = frozenset({
     "resume_training_checkpoint_path",
 })  # fmt: skip
 """Last names of the keys that hold a path, or a list of them."""
+FLAGS: Mapping[str, str] = {
+    "tier": "tier", "params": "params", "exclude": "exclude", "range": "ranges", "fix": "fix", "trials": "trials",
+    "hours": "hours", "searcher": "searcher", "scheduler": "scheduler", "algorithm": "algorithm",
+    "seed_from": "seed_from",
+}  # fmt: skip
+"""Name of a command line flag (`--seed-from` is `seed_from`) -> the key of the `automl:` block that it sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +50,7 @@ class Request:
 
     action: str
     spec: ExperimentSpec
-    """Paths absolute; `automl.fix` is in it."""
+    """Paths absolute; `automl.fix` is in it; `dataset.num_classes` is the data's where the user wrote none."""
     raw: Mapping[str, Any]
     """The user's file and overrides without the automl keys, paths absolute."""
     sweep: SweepSpec
@@ -48,20 +59,43 @@ class Request:
     """`export`, `gen_trt_engine`, `quantize` as classes of deploy.spec."""
     automl_keys: tuple[str, ...] = ()
     """Which of `automl_policy` and `automl` the user wrote."""
+    data: "Summary | None" = None
+    """Of the training annotations, where they were asked for."""
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """What the derivation of a space may know of the training data; what is unknown is left out."""
+        if self.data is None:
+            return {}
+        named = ("images", "most_objects", "shortest_side", "longest_side")
+        return {name: float(getattr(self.data, name)) for name in named if getattr(self.data, name) is not None}
 
     def notices(self) -> list[str]:
-        """A line for each key that the user wrote and nothing reads."""
+        """A line for each key that the user wrote and nothing reads, and for what was derived in place of one."""
         from deploy.notices import notices as deploy_notices
 
-        return [*notices(self.raw), *deploy_notices(self.raw)]
+        found = [*notices(self.raw), *deploy_notices(self.raw)]
+        if self.data is not None and not _has_num_classes(self.raw):
+            found.append(
+                f"dataset.num_classes is {self.spec.dataset.num_classes}: the largest category id of the training "
+                "data, plus one"
+            )
+        return found
 
-    def space(self) -> SearchSpace:
-        """What a search of this request ranges over. SpecError when the `automl:` block asks for what cannot be."""
+    def with_data(self) -> "Request":
+        """This request with what its training annotations say. SpecError for what is wrong with them."""
+        spec, summary, problems = _with_data(self.raw, self.spec, {})
+        if problems:
+            raise SpecError(problems)
+        return replace(self, spec=spec, data=summary)
+
+    def space(self, facts: Mapping[str, float] | None = None) -> SearchSpace:
+        """What a search of this request ranges over. `facts` in place of the request's own. SpecError when the
+        `automl:` block asks for what cannot be."""
         try:
-            network = packaged.manifest()["network_arch"]
-            return derive(packaged.schema("train"), self.spec.to_dict(), overlays.overlay(network), self.sweep.choice())
+            return _derive(self.spec, self.sweep.choice(), self.facts if facts is None else facts)
         except ValueError as error:
-            raise SpecError([f"`automl`: {error}"]) from None
+            raise SpecError([f"`{BLOCK}`: {error}"]) from None
 
 
 def read_request(
@@ -71,43 +105,167 @@ def read_request(
     action: str = "train",
     request_text: str | None = None,
     automl: bool = True,
+    flags: Mapping[str, Any] | None = None,
+    data: bool = False,
 ) -> Request:
     """Reads, overrides, checks and makes paths absolute (to the current folder, as TAO does). SpecError lists every
-    problem, each with its place in the file. Rules between network keys count only where the action builds one.
-    Without a path there are only the overrides."""
-    try:
-        document = yamlio.override(yamlio.load(path) if path else yamlio.loads("", source="nothing"), overrides)
-    except yamlio.SpecFileError as error:
-        raise SpecError([str(error)]) from None
+    problem, each with its place: the file's line, the flag, the command line. Rules between network keys count only
+    where the action builds one. Without a path there are only the overrides.
+
+    flags: parsed arguments, of which those in FLAGS that are not None are written into the `automl:` block. data: reads
+    the training annotations too, derives `dataset.num_classes` from them and checks the batch against them.
+    """
+    document = read_document(path, overrides, flags or {})
     problems: list[str] = []
     given = dict(document.data)
     automl_keys = tuple(name for name in (POLICY, BLOCK) if name in given)
     wanted, block = given.pop(POLICY, None), given.pop(BLOCK, None)
     policy = _policy(wanted, request_text, problems) if automl else "off"
-    sweep = _sweep(block if automl else None, problems)
+    sweep = read_sweep(block if automl else None, packaged.schema("train"), problems)
     for name, value in sweep.fix.items():
         given = dotted.put(given, name, value)
-    fixed = dict.fromkeys(map(dotted.split, sweep.fix), f"by {BLOCK}.fix")
-    document = replace(document, origins={**document.origins, **fixed})
+    document = replace(document, origins={**document.origins, **fixed_places(block, sweep, document)})
     raw = absolute(given)
-    spec, sections, more = _structure(raw, action)
-    problems += more
-    if problems:
-        raise SpecError([_placed(problem, document) for problem in problems])
+    spec, sections, wrong = _structure(raw, action)
+    summary: Summary | None = None
+    of_data: list[str] = []
+    if data:
+        spec, summary, of_data = _with_data(raw, spec, wrong)
+    found = [*problems, *wrong.values(), *sections.problems, *of_data]
+    if action == "train":
+        # A rule between keys says nothing while one of them is wrong.
+        names = {name.rpartition(".")[2] for name in wrong}
+        found += [rule for rule in spec.problems() if not names & set(re.findall(r"\w+", rule))]
+    found = [place(problem, document) for problem in found]
+    if automl and action == "train":
+        found += choice_problems(sweep.choice(), document, lambda choice: _derive(spec, choice, {}))
+    if found:
+        raise SpecError(found)
     return Request(
-        action=action, spec=spec, raw=raw, sweep=sweep, policy=policy, sections=sections, automl_keys=automl_keys
+        action=action,
+        spec=spec,
+        raw=raw,
+        sweep=sweep,
+        policy=policy,
+        sections=sections.parts,
+        automl_keys=automl_keys,
+        data=summary,
     )
 
 
-def with_classes(request: Request, say: Callable[[str], None]) -> Request:
-    """The request with `dataset.num_classes` from the training annotations where the user wrote none, and said so."""
-    from model.data.coco import derive_num_classes
+def read_document(path: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> yamlio.Document:
+    """File, then flags, then overrides. SpecError for what cannot be read."""
+    try:
+        document = yamlio.load(path) if path else yamlio.loads("", source="nothing")
+        for flag, text in _flag_overrides(flags):
+            document = yamlio.override(document, [text], origin=flag)
+        return yamlio.override(document, overrides)
+    except yamlio.SpecFileError as error:
+        raise SpecError([str(error)]) from None
 
-    if (request.raw.get("dataset") or {}).get("num_classes") is not None:
-        return request
-    count = derive_num_classes(request.spec.dataset.train_data_sources)
-    say(f"dataset.num_classes is {count}: the largest category id of the training data, plus one")
-    return replace(request, spec=with_values(request.spec, {"dataset.num_classes": count}))
+
+def _flag_overrides(flags: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(the flag as it is typed, the override that it stands for)"""
+    for name, key in FLAGS.items():
+        given = flags.get(name)
+        flag = f"--{name.replace('_', '-')}"
+        if given is None:
+            continue
+        if name in ("range", "fix"):
+            for text in given:
+                if text.partition("=")[0] in ("", text):
+                    raise SpecError([f"`{flag}` has the form key=value, such as {_SUCH_AS[name]}, but is {text!r}."])
+                yield f"{flag} {text}", f"{BLOCK}.{key}.{text}"
+        elif name in ("params", "exclude"):
+            parts = [part.strip() for part in given.split(",") if part.strip()]
+            yield flag, f"{BLOCK}.{key}={json.dumps(parts)}"
+        elif name in ("trials", "hours"):
+            yield flag, f"{BLOCK}.{key}={given}"
+        else:
+            yield flag, f"{BLOCK}.{key}={json.dumps(given)}"
+
+
+_SUCH_AS = {"range": "lr=1e-5:1e-3:log", "fix": "train.optim.optimizer=SGD"}
+
+
+def choice_problems(choice: Choice, document: yamlio.Document, attempt: Callable[[Choice], SearchSpace]) -> list[str]:
+    """Everything wrong with what the `automl:` block asks of the space, each wish tried by itself and told with its
+    place. `attempt` derives a space."""
+    try:
+        attempt(choice)
+        return []
+    except ValueError as error:
+        whole = str(error)
+    alone = Choice(tier=choice.tier)
+    wishes: list[tuple[tuple[str, ...], Choice]] = [(("tier",), alone)]
+    wishes += [(("params", str(n)), replace(alone, params=(f"+{each.lstrip('+')}",)))
+               for n, each in enumerate(choice.params or ())]  # fmt: skip
+    wishes += [(("exclude", str(n)), replace(alone, exclude=(each,))) for n, each in enumerate(choice.exclude)]
+    wishes += [(("fix", name), replace(alone, fix={name: value})) for name, value in choice.fix.items()]
+    wishes += [(("ranges", name), replace(alone, ranges={name: value})) for name, value in choice.ranges.items()]
+    found = []
+    for steps, wish in wishes:
+        try:
+            attempt(wish)
+        except ValueError as error:
+            place = _place_of_wish(steps, document)
+            found.append(f"`{BLOCK}.{steps[0]}`: {error}" + (f" ({place})" if place else ""))
+    return list(dict.fromkeys(found)) or [f"`{BLOCK}`: {whole}"]
+
+
+def _place_of_wish(steps: tuple[str, ...], document: yamlio.Document) -> str | None:
+    """Where a wish was written: a dotted name may be one key of the file, or groups."""
+    group, *rest = steps
+    for path in ((BLOCK, *steps), (BLOCK, group, *dotted.split(".".join(rest))), (BLOCK, group), (BLOCK,)):
+        if path in document.origins:
+            return document.origins[path]
+    return None
+
+
+def fixed_places(block: Any, sweep: SweepSpec, document: yamlio.Document) -> dict[tuple[str, ...], str]:
+    """Where the values that `automl.fix` put into the spec were written."""
+    written = dotted.get(block, "fix", {})
+    found: dict[tuple[str, ...], str] = {}
+    for short, _ in dotted.leaves(written) if isinstance(written, Mapping) else ():
+        place = _place_of_wish(("fix", short), document) or f"by {BLOCK}.fix"
+        found |= {dotted.split(name): place for name in sweep.fix if f".{name}".endswith(f".{short}")}
+    return found
+
+
+def _derive(spec: ExperimentSpec, choice: Choice, facts: Mapping[str, float]) -> SearchSpace:
+    network = packaged.manifest()["network_arch"]
+    return derive(packaged.schema("train"), spec.to_dict(), overlays.overlay(network), choice)
+
+
+def _has_num_classes(raw: Mapping[str, Any]) -> bool:
+    return (dotted.get(raw, "dataset.num_classes") or MANDATORY) != MANDATORY
+
+
+def _with_data(
+    raw: Mapping[str, Any], spec: ExperimentSpec, wrong: Mapping[str, str]
+) -> tuple[ExperimentSpec, "Summary | None", list[str]]:
+    """The spec with the number of classes from its training annotations where the user wrote none, their summary, and
+    what is wrong between the two."""
+    from model.data.coco import summarise
+
+    stated = _has_num_classes(raw)
+    check = spec.dataset.num_classes if stated and "dataset.num_classes" not in wrong else None
+    try:
+        summary = summarise(spec.dataset.train_data_sources, check)
+    except ValueError as error:
+        return spec, None, [str(error)]
+    if summary is None:
+        missing = "names no json_file; set its image_dir and json_file."
+        return spec, None, [f"`dataset.train_data_sources` must name the data to learn from, but {missing}"]
+    problems = []
+    if summary.images < spec.dataset.batch_size:
+        problems.append(
+            f"`dataset.batch_size` must be at most the number of training images, but is {spec.dataset.batch_size} of "
+            f"{summary.images}; reduce batch_size or num_gpus."
+        )
+    if not stated:
+        spec = replace(spec, dataset=replace(spec.dataset, num_classes=summary.num_classes))
+    return spec, summary, problems
 
 
 def with_values(spec: ExperimentSpec, values: Mapping[str, Any]) -> ExperimentSpec:
@@ -141,7 +299,8 @@ def _policy(value: Any, request_text: str | None, problems: list[str]) -> Policy
         return "auto"
 
 
-def _sweep(block: Any, problems: list[str]) -> SweepSpec:
+def read_sweep(block: Any, schema: Schema, problems: list[str]) -> SweepSpec:
+    """The `automl:` block for a search of `schema`. Adds what is wrong with it to `problems`."""
     if block is None:
         return SweepSpec()
     if not isinstance(block, Mapping):
@@ -153,9 +312,9 @@ def _sweep(block: Any, problems: list[str]) -> SweepSpec:
     fix: dict[str, Any] = {}
     for name, value in dotted.leaves(sweep.fix):
         try:
-            fix[full_name(name, packaged.schema("train").leaves)] = value
+            fix[full_name(name, schema.leaves)] = value
         except ValueError as error:
-            problems.append(f"`{BLOCK}.fix`: {error}")
+            problems.append(f"`{BLOCK}.fix.{name}`: {error}")
     return replace(
         sweep,
         fix=fix,
@@ -164,34 +323,36 @@ def _sweep(block: Any, problems: list[str]) -> SweepSpec:
     )
 
 
-def _structure(given: Mapping[str, Any], action: str) -> tuple[ExperimentSpec, dict[str, Any], list[str]]:
-    """The spec, the deploy sections, and every problem once: first what the schemas say key by key, then, with the
-    wrong keys at their defaults, what only the classes know."""
+class _Sections(NamedTuple):
+    parts: Mapping[str, Any]
+    problems: list[str]
+
+
+def _structure(given: Mapping[str, Any], action: str) -> tuple[ExperimentSpec, _Sections, dict[str, str]]:
+    """The spec and the deploy sections, what is wrong at its default, and what is wrong: key -> sentence. First what
+    the schemas say key by key, then what only the classes know."""
     actions = [action, *(name for name in packaged.manifest()["actions"] if name != action)]
-    wrong = validate.check(given, {name: packaged.schema(name) for name in actions})
+    found = validate.check(given, {name: packaged.schema(name) for name in actions})
+    wrong = {problem.name: problem.text for problem in found}
     sound: Mapping[str, Any] = given
-    for problem in wrong:
-        sound = dotted.drop(sound, problem.name)
-    spec, found = structure(ExperimentSpec, sound, ignore=DEPLOY_SECTIONS)
-    if action == "train":
-        # A rule between keys says nothing while one of them is wrong.
-        names = {problem.name.rpartition(".")[2] for problem in wrong}
-        found += [rule for rule in spec.problems() if not names & set(re.findall(r"\w+", rule))]
-    sections, more = _deploy_sections(sound)
-    return spec, sections, [problem.text for problem in wrong] + found + more
+    for name in wrong:
+        sound = dotted.drop(sound, name)
+    spec, more = structure(ExperimentSpec, sound, ignore=DEPLOY_SECTIONS)
+    wrong |= {text.split("`")[1]: text for text in more}
+    return spec, _deploy_sections(sound), wrong
 
 
-def _deploy_sections(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    sections: dict[str, Any] = {}
+def _deploy_sections(given: Mapping[str, Any]) -> _Sections:
+    parts: dict[str, Any] = {}
     problems: list[str] = []
     for name, cls in DEPLOYMENT.items():
         section = given.get(name)
-        sections[name], found = structure(cls, section if isinstance(section, Mapping) else {}, name)
+        parts[name], found = structure(cls, section if isinstance(section, Mapping) else {}, name)
         problems += found
-    return sections, problems
+    return _Sections(parts, problems)
 
 
-def _placed(problem: str, document: yamlio.Document) -> str:
+def place(problem: str, document: yamlio.Document) -> str:
     """A problem with the place of the keys that it names between backticks: the first that is written somewhere."""
     names = problem.split("`")[1::2]
     exact = (document.origins.get(dotted.split(name)) for name in names)

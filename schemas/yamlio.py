@@ -122,8 +122,9 @@ def parse_value(text: str) -> Any:
     return text.strip() if isinstance(value, str) and not quoted else value
 
 
-def override(document: Document, overrides: Sequence[str]) -> Document:
-    """`key=value` on top of a document, in order. `+key` and `++key` (Hydra's "add") mean the same here."""
+def override(document: Document, overrides: Sequence[str], origin: str = COMMAND_LINE) -> Document:
+    """`key=value` on top of a document, in order. `+key` and `++key` (Hydra's "add") mean the same here. origin: where
+    these were written."""
     data, origins = document.data, dict(document.origins)
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -136,7 +137,7 @@ def override(document: Document, overrides: Sequence[str]) -> Document:
         data = dotted.put(data, name, parsed)
         steps = dotted.split(name)
         origins = {path: where for path, where in origins.items() if path[: len(steps)] != steps}
-        origins[steps] = COMMAND_LINE
+        origins[steps] = origin
     return Document(data=data, origins=origins)
 
 

@@ -5,6 +5,7 @@ Every contradiction a user can cause is found here, before the first step, and n
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +81,38 @@ def read_coco(sources: Sequence[Source], num_classes: int | None = None) -> Coco
     )
 
 
-def derive_num_classes(sources: Sequence[Source]) -> int:
-    """The least `dataset.num_classes` that these annotation files allow: largest category id + 1."""
-    largest = -1
-    for source in sources:
-        for file in annotation_files(source.json_file) if source.json_file else ():
-            largest = max(largest, *_Reader(file, file.parent).categories(None))
-    if largest < 0:
-        raise DataError("`dataset.num_classes` cannot be derived: no data source names a `json_file`; set one of them.")
-    return largest + 1
+class Summary(NamedTuple):
+    """What annotation files say by themselves: no image is opened, no archive unpacked."""
+
+    images: int
+    most_objects: int
+    """Boxes of one image, at most; crowds and boxes without extent do not count."""
+    shortest_side: int | None
+    """Of all images, pixels; None where a file leaves out the size of an image."""
+    longest_side: int | None
+    num_classes: int
+    """The least `dataset.num_classes` that the files allow: largest category id + 1."""
+
+
+def summarise(sources: Sequence[Source], num_classes: int | None = None) -> Summary | None:
+    """One summary over all sources that name a `json_file`; None when none does. `num_classes` as in `read_coco`."""
+    readers = [
+        _Reader(file, file.parent)
+        for source in sources
+        if source.json_file
+        for file in annotation_files(source.json_file)
+    ]
+    if not readers:
+        return None
+    images, most, sides, largest = 0, 0, [], 0
+    for reader in readers:
+        sizes = reader.sizes()
+        images += len(sizes)
+        most = max(most, reader.most_objects())
+        sides += [side for size in sizes for side in size]
+        largest = max(largest, *reader.categories(num_classes))
+    known = min(sides) > 0
+    return Summary(images, most, min(sides) if known else None, max(sides) if known else None, largest + 1)
 
 
 def _readers(source: Source) -> "Iterator[_Reader]":
@@ -154,11 +178,28 @@ class _Reader:
             )
         return found
 
-    def images(self) -> dict[int, ImageRecord]:
-        """The file's images by their own id, in the file's order."""
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each image as the file says them; 0, 0 where it does not."""
+        return [_stated_size(row) for row in self._images()]
+
+    def most_objects(self) -> int:
+        """Boxes with extent of one image, at most; crowds do not count."""
+        objects = Counter(
+            row.get("image_id")
+            for row in self._rows("annotations")
+            if not row.get("iscrowd") and _has_extent(row.get("bbox"))
+        )
+        return max(objects.values(), default=0)
+
+    def _images(self) -> list[dict[str, Any]]:
         rows = self._rows("images")
         if not rows:
             raise DataError(f"`{self.file}` has no images; name an annotation file with at least one.")
+        return rows
+
+    def images(self) -> dict[int, ImageRecord]:
+        """The file's images by their own id, in the file's order."""
+        rows = self._images()
         found: dict[int, ImageRecord] = {}
         missing = []
         for row in rows:
@@ -169,8 +210,8 @@ class _Reader:
             if path is None:
                 missing.append(row.get("file_name"))
                 continue
-            height, width = row.get("height"), row.get("width")
-            if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
+            height, width = _stated_size(row)
+            if not height:
                 height, width = _size_or_unknown(path)
             found[key] = ImageRecord(key, path, height, width)
         if missing:
@@ -247,6 +288,18 @@ class _Reader:
         if not isinstance(value, int) or isinstance(value, bool):
             raise DataError(f"`{self.file}`: each of `{where}` needs an integer `{key}`, but there is {value!r}.")
         return value
+
+
+def _stated_size(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width in a row of `images`; 0, 0 unless both are there."""
+    height, width = row.get("height"), row.get("width")
+    if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
+        return 0, 0
+    return height, width
+
+
+def _has_extent(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(_is_finite(side) and side > 0 for side in box[2:])
 
 
 def _is_finite(value: object) -> TypeGuard[float]:

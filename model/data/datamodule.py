@@ -160,7 +160,9 @@ class CocoDataModule(pl.LightningDataModule):
             tall=self._tall if aug.fixed_padding and aug.fixed_random_crop is None else None,
         )
         pad = partial(collate, aug=aug, train=True)
-        return self._loader(self.train_index, train_transform(aug), sampler, self.spec.dataset.batch_size, pad, "substitute")
+        return self._loader(
+            self.train_index, train_transform(aug), sampler, self.spec.dataset.batch_size, pad, "substitute"
+        )
 
     @cached_property
     def _tall(self) -> Tall:

@@ -54,6 +54,9 @@ def test_the_surface_is_this_one() -> None:
         ("model.hidden_dim=30", "`model.hidden_dim`"),
         ("automl_policy=perhaps", "auto, on or off"),
         ("automl.trials=0", "at least 1"),
+        ("--trials=0", "`automl.trials` must be at least 1, but is 0. (--trials)"),
+        ("--params=lrr", "`automl.params`: unknown parameter `lrr`; did you mean `lr`? (--params)"),
+        ("--fix=lr=3", "at most 0.01, but is 3. (--fix lr=3)"),
     ],
 )
 def test_a_users_mistake_is_a_paragraph_and_exit_2(

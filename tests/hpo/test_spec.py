@@ -1,4 +1,7 @@
+import json
 import os
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +132,8 @@ def test_a_rule_between_keys_waits_for_the_keys(path: Path) -> None:
     [("a: 1\na: 2\n", "given twice"), ("a: [", "not readable as YAML"), ("- 1\n", "a spec is a group of keys"),
      ("automl: 3\n", "`automl` must be a group of keys"),
      ("automl: {params: {a: 1}}\n", "`automl.params` must be a list"),
-     ("automl: {fix: {lrr: 1}}\n", "unknown parameter `lrr`"), ("automl: {tier: broad}\n", "must be one of narrow"),
+     ("automl: {fix: {lrr: 1}}\n", "`automl.fix.lrr`: unknown parameter `lrr`"),
+     ("automl: {tier: broad}\n", "must be one of narrow"),
      ("train.optim.lr: 1\n", "groups in place of the dots"), ("train: 3\n", "`train` must be a group of keys")],
 )  # fmt: skip
 def test_broken_files(tmp_path: Path, text: str, message: str) -> None:
@@ -156,7 +160,7 @@ def test_fixed_values_are_in_the_spec(path: Path) -> None:
     assert request.spec.model.dropout_ratio == 0.1
     assert "model.dropout_ratio" not in request.space().targets
     assert problems(path, "automl.fix={lr: 3}") == [
-        "`train.optim.lr` must be above 0 and at most 0.01, but is 3. (by automl.fix)"
+        "`train.optim.lr` must be above 0 and at most 0.01, but is 3. (on the command line)"
     ]
 
 
@@ -165,8 +169,94 @@ def test_space_of_a_request(path: Path) -> None:
     assert (space["train.optim.lr"].low, space["train.optim.lr"].high) == (1e-4, 1e-2)
     assert space["train.optim.lr"].default == 1e-3
     assert "train.optim.lr_decay" in space.targets
-    with pytest.raises(SpecError, match="unknown parameter `lrr`"):
-        read_request(path, ["automl.params=[lrr]"]).space()
+    assert problems(path, "automl.params=[lrr]") == [
+        "`automl.params`: unknown parameter `lrr`; did you mean `lr`? (on the command line)"
+    ]
+
+
+def test_flags_are_written_into_the_block(path: Path) -> None:
+    path.write_text(
+        "automl: {trials: 8, ranges: {train.optim.lr: 1e-4:1e-3}, exclude: [momentum], fix: {num_queries: 200}}\n"
+    )
+    flags = {
+        "tier": "wide", "params": "lr, +lr_decay", "range": ["lr=1e-5:1e-3:log", "dropout_ratio=0:0.1"],
+        "fix": ["nheads=4"], "exclude": None, "trials": "5", "hours": "0.5", "searcher": "tpe",
+        "seed_from": "runs/a b", "other": 3,
+    }  # fmt: skip
+    sweep = read_request(path, ["automl.trials=6"], flags=flags).sweep
+    assert (sweep.trials, sweep.hours, sweep.searcher, sweep.seed_from) == (6, 0.5, "tpe", "runs/a b")
+    assert (sweep.tier, sweep.params, sweep.exclude) == ("wide", ("lr", "+lr_decay"), ("momentum",))
+    assert sweep.fix == {"model.num_queries": 200, "model.nheads": 4}
+    same = read_request(
+        path, ["automl.trials=6", "automl.tier=wide", "automl.params=[lr,+lr_decay]", "automl.ranges.lr=1e-5:1e-3:log",
+               "automl.ranges.dropout_ratio=0:0.1", "automl.fix.nheads=4", "automl.hours=0.5", "automl.searcher=tpe",
+               "automl.seed_from=runs/a b"],
+    )  # fmt: skip
+    assert same.sweep == sweep
+    assert same.space() == read_request(path, flags=flags).space()
+
+
+def test_every_wish_that_cannot_be_is_told_with_its_place(path: Path) -> None:
+    path.write_text("train: {optim: {lrr: 1}}\nautoml:\n  exclude:\n    - lr\n    - nonsense\n  fix: {lr: 3}\n")
+    flags = {"params": "lrr,dropuot", "range": ["lr=1:2:log", "lr_backbone=3"], "tier": "broad", "trials": "many"}
+    found = problems(path, flags=flags)
+    expected = (
+        ("`automl.trials` must be a number", "--trials"),
+        ("`automl.tier` must be one of narrow", "--tier"),
+        ("unknown key `train.optim.lrr`", "mine.yaml:1"),
+        ("`train.optim.lr` must be above 0 and at most 0.01, but is 3", "mine.yaml:6"),
+        ("`automl.params`: unknown parameter `lrr`; did you mean `lr`?", "--params"),
+        ("`automl.params`: unknown parameter `dropuot`", "--params"),
+        ("`automl.exclude`: unknown parameter `nonsense`", "mine.yaml:5"),
+        ("`automl.ranges`: a range must stay inside", "--range lr=1:2:log"),
+        ("`automl.ranges`: a range has the form", "--range lr_backbone=3"),
+    )
+    for (text, place), problem in zip(expected, sorted(found, key=_order(expected)), strict=True):
+        assert problem.startswith(text)
+        assert problem.endswith(f"({place})")
+    assert "`--range` has the form key=value" in problems(path, flags={"range": ["lr"]})[0]
+
+
+def _order(expected: Sequence[tuple[str, str]]) -> Callable[[str], int]:
+    return lambda problem: next((n for n, (text, _) in enumerate(expected) if problem.startswith(text)), -1)
+
+
+@pytest.fixture
+def with_data(digits: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "data.yaml"
+    file = digits / "train" / "annotations.json"
+    path.write_text(f"dataset: {{train_data_sources: [{{image_dir: /nowhere, json_file: {file}}}]}}\n")
+    return path
+
+
+def test_what_the_annotations_say(with_data: Path) -> None:
+    request = read_request(with_data, data=True)
+    content = json.loads(Path(request.spec.dataset.train_data_sources[0].json_file or "").read_text())
+    assert request.spec.dataset.num_classes == 3
+    assert any("dataset.num_classes is 3" in line for line in request.notices())
+    boxes = Counter(row["image_id"] for row in content["annotations"])
+    most = max(boxes.values())
+    assert request.facts == {"images": 24, "most_objects": most, "shortest_side": 48, "longest_side": 48}
+    assert read_request(with_data).with_data() == request
+    assert read_request(with_data).facts == {}
+
+    stated = read_request(with_data, ["dataset.num_classes=5"], data=True)
+    assert stated.spec.dataset.num_classes == 5
+    assert not any("num_classes" in line for line in stated.notices())
+
+
+def test_rules_between_spec_and_data_are_in_the_same_report(with_data: Path) -> None:
+    found = problems(with_data, "dataset.batch_size=64", "train.optim.lr=1", "model.num_select=900", data=True)
+    assert len(found) == 3
+    text = "\n".join(found)
+    assert "but is 64 of 24; reduce batch_size or num_gpus. (on the command line)" in text
+    assert "`model.num_select` must be below" in text  # 300 x 3
+    (few,) = problems(with_data, "dataset.num_classes=2", data=True)
+    assert "set dataset.num_classes=3 (max id + 1)" in few
+    (none,) = problems(with_data, "dataset.train_data_sources=[]", data=True)
+    assert "names no json_file" in none
+    (lost,) = problems(with_data, "dataset.train_data_sources.0.json_file=/lost.json", data=True)
+    assert "/lost.json" in lost
 
 
 def test_points_and_lists_in_the_block(path: Path) -> None:

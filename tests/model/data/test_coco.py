@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.data.coco import derive_num_classes, read_coco, true_size
+from model.data.coco import Summary, read_coco, summarise, true_size
 from model.data.records import ImageRecord, ImageTable
 from model.errors import DataError
 from model.spec import Source
@@ -162,10 +162,27 @@ def test_shards_are_found_by_pattern_and_read_by_name(make_coco: MakeCoco, tmp_p
         read_coco([Source(image_dir=first.image_dir, json_file=str(folder / "x-*"))])
 
 
-def test_the_number_of_classes_can_be_derived(make_coco: MakeCoco) -> None:
-    assert derive_num_classes([make_coco("a"), Source(), make_coco("b", categories=((7, "fox"), (2, "cat")))]) == 8
-    with pytest.raises(DataError, match="cannot be derived"):
-        derive_num_classes([Source()])
+def test_a_summary_says_what_the_whole_index_says(make_coco: MakeCoco) -> None:
+    boxes = ((3, 2, 1, 2, 10, 8), (8, 2, 0, 0, 4, 4), (8, 5, 2, 2, 4, 4), (8, 5, 2, 2, 0, 4))
+    sources = [make_coco("a", boxes=boxes), make_coco("b", size=(40, 17), categories=((7, "fox"), (2, "cat")))]
+    index = read_coco(sources)
+    sides = [side for image in index.images for side in (image.height, image.width)]
+    objects = max(len(index.annotations_of(at).labels) for at in range(len(index.images)))
+    found = summarise([sources[0], Source(), sources[1]])
+    assert found == Summary(len(index.images), objects, min(sides), max(sides), max(index.categories) + 1)
+    assert found == Summary(4, 2, 17, 40, 8)
+
+
+def test_a_summary_needs_no_image_and_no_sizes(make_coco: MakeCoco) -> None:
+    source = make_coco(boxes=((3, 2, 1, 2, 10, 8),), iscrowd=1)
+    content = json.loads(Path(source.json_file).read_text())
+    del content["images"][0]["height"]
+    Path(source.json_file).write_text(json.dumps(content))
+    elsewhere = Source(image_dir="/nowhere", json_file=source.json_file)
+    assert summarise([elsewhere]) == Summary(2, 0, None, None, 6)
+    assert summarise([Source()]) is None
+    with pytest.raises(DataError, match=r"num_classes=6 \(max id \+ 1\)"):
+        summarise([elsewhere], num_classes=5)
 
 
 def test_boxes_outside_are_told_with_file_and_place(make_coco: MakeCoco) -> None:
