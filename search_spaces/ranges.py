@@ -1,7 +1,7 @@
 """How far a parameter ranges: an overlay's words, else rules of thumb from type, bounds and default. Knows no key.
 
 Schema bounds are a hard clip, never the range by themselves where the default says more: `[0, 0.01]` around a
-learning rate of 2e-4 is mostly rates at which training diverges.
+learning rate of 2e-4 is mostly rates at which training diverges. Each end of a range has its own origin.
 """
 
 import math
@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from schemas.dialect import Leaf
-from search_spaces.space import Parameter, beyond
+from search_spaces.space import Parameter, beyond, is_number
 
+SCHEMA, USER, OVERLAY, RULE = "schema", "user", "overlay", "default-centred rule"
 _BY_FACTOR = re.compile(r"(^|_)(lr|rate|decay|eps|epsilon|lambda|mult|multiplier|coef|weight|wd|gamma)($|_)")
 """Last names of quantities that are compared by ratio: log scale, even where the bounds are 0 and 1."""
 
@@ -21,6 +22,20 @@ class Range(NamedTuple):
     high: float
     scale: str
     origin: str
+
+
+class End(NamedTuple):
+    """One end of a range."""
+
+    value: float
+    origin: str
+
+
+class Limits(NamedTuple):
+    """What else than schema and overlay bounds a parameter: the data, or other values of the spec."""
+
+    low: End | None = None
+    high: End | None = None
 
 
 def parse_range(name: str, given: Any) -> Range:
@@ -35,43 +50,39 @@ def parse_range(name: str, given: Any) -> Range:
         raise ValueError(f"a range has the form low:high or low:high:log, low below high, but `{name}` has {given!r}.")
     if scale == "log" and low <= 0:
         raise ValueError(f"a log range needs a low end above 0, but `{name}` has {given!r}.")
-    return Range(low, high, scale, "your range")
+    return Range(low, high, scale, USER)
 
 
-def parameter(leaf: Leaf, entry: Mapping[str, Any], centre: Any, given: Range | None) -> Parameter | str:
+def parameter(
+    leaf: Leaf, entry: Mapping[str, Any], centre: Any, given: Range | None, limits: Limits
+) -> Parameter | str:
     """The dimension of a spec key, or why there is none.
 
-    entry: the overlay's words with its case settled; centre: the effective value; given: the user's range.
+    entry: the overlay's words with its case settled; centre: the effective value; given: the user's range, which
+    stands above `limits`.
     """
-    choices = _choices(leaf, centre)
-    if choices is not None and given is None:
-        if not choices:
-            return "its bounds leave nothing"
-        if len(choices) == 1:
-            return f"only one value is possible: {choices[0]}"
-        return Parameter(
-            name=leaf.name,
-            kind="categorical",
-            choices=choices,
-            weights=_weights(leaf, choices),
-            origin="schema choices",
-        )
+    limits = Limits() if given else limits
+    if (listed := _choices(leaf, centre)) is not None:
+        return _from_choices(leaf, listed, given, limits)
     if leaf.kind not in ("int", "float"):
-        return {"string": "free text", "list": "a list, and no overlay says how to draw one"}.get(
-            leaf.kind, f"a {leaf.kind}, which has no range"
-        )
-    found = (
-        given or _told(entry, _number(centre), _number(leaf.default)) or _guessed(leaf, _within(_number(centre), leaf))
-    )
+        words = {"string": "free text", "list": "a list, and no overlay says how to draw one"}
+        reason = words.get(leaf.kind, f"a {leaf.kind}, which has no range")
+        if given:
+            raise ValueError(f"a range needs a number, but `{leaf.name}` is {reason}.")
+        return reason
+    if leaf.low is not None and leaf.high is not None and leaf.low > leaf.high:
+        return f"its bounds leave nothing ({leaf.bounds()})"
+    middle = _within(_number(centre), leaf)
+    found = given or _told(entry, _number(centre), _number(leaf.default)) or _guessed(leaf, middle, entry, limits)
     if isinstance(found, str):
         return found
-    return _numeric(leaf, found, given is not None)
+    return _numeric(leaf, found, entry, limits)
 
 
 def coordinate(name: str, entry: Mapping[str, Any], given: Range | None) -> Parameter:
     """A coordinate's dimension; its bounds are the overlay's or the user's own."""
     low, high = entry["range"]
-    found = given or Range(float(low), float(high), entry.get("scale", "linear"), "overlay")
+    found = given or Range(float(low), float(high), entry.get("scale", "linear"), OVERLAY)
     return Parameter(
         name=name,
         kind="float",
@@ -83,42 +94,100 @@ def coordinate(name: str, entry: Mapping[str, Any], given: Range | None) -> Para
     )
 
 
-def _numeric(leaf: Leaf, found: Range, by_user: bool) -> Parameter | str:
-    """The range clipped to the schema's bounds, on the grid that the leaf's rules state."""
+def origin_text(low: str, high: str) -> str:
+    return low if low == high else f"low: {low}; high: {high}"
+
+
+def _from_choices(leaf: Leaf, choices: tuple[Any, ...], given: Range | None, limits: Limits) -> Parameter | str:
+    """A list of values, those in the user's range and within the limits; numbers in their order."""
+    numeric = bool(choices) and all(map(is_number, choices))
+    low, high, origin = -math.inf, math.inf, SCHEMA
+    if given and not numeric:
+        raise ValueError(f"a range needs a number, but `{leaf.name}` is {leaf.bounds() or 'true or false'}.")
+    if given:
+        low, high, origin = given.low, given.high, USER
+    elif numeric:
+        low, high = (end.value if end else none for end, none in zip(limits, (low, high), strict=True))
+        origin = next((end.origin for end in limits if end), SCHEMA)
+    kept = tuple(choice for choice in choices if not numeric or low <= choice <= high)
+    if len(kept) < 2:
+        alone = f"only one value is possible: {kept[0]}" if kept else "its bounds leave nothing"
+        return alone if len(kept) == len(choices) else f"{alone} ({origin})"
+    return Parameter(
+        name=leaf.name,
+        kind="categorical",
+        choices=kept,
+        weights=_weights(leaf, kept),
+        origin=f"{SCHEMA} choices" if len(kept) == len(choices) else f"{SCHEMA} choices, those of {origin}",
+    )
+
+
+def _numeric(leaf: Leaf, found: Range, entry: Mapping[str, Any], limits: Limits) -> Parameter | str:
+    """The range clipped to the schema's bounds and the limits, on the grid that the leaf's rules state."""
     integer = leaf.kind == "int"
-    low, high = (round(found.low), round(found.high)) if integer else (found.low, found.high)
-    clipped: list[str] = []
-    if leaf.low is not None and (edge := beyond(leaf.low, leaf.open_low, integer)) > low:
-        low, clipped = edge, [*clipped, "low"]
-    if leaf.high is not None and (edge := beyond(leaf.high, leaf.open_high, integer, side=-1)) < high:
-        high, clipped = edge, [*clipped, "high"]
-    if by_user and clipped:
+    low, high = _clipped(leaf, found, limits)
+    step = leaf.multiple or 1
+    ends = (low.value, high.value)
+    if integer:
+        ends = (-(-round(ends[0]) // step) * step, round(ends[1]) // step * step)
+    ends = _around_excluded(leaf, *ends, step)
+    if ends[0] > ends[1] or (not integer and ends[0] == ends[1]):
+        tight = next((end for end in (high, low) if end.origin not in (SCHEMA, found.origin)), None)
+        if tight is not None:
+            reach = "out of reach of the data" if tight.origin.startswith("data") else "out of reach"
+            return f"{reach}: {tight.origin}, and the range would be {found.low:g} to {found.high:g}"
+        return f"its bounds leave nothing ({leaf.bounds()})" if ends[0] > ends[1] else _alone(ends[0])
+    power = leaf.power or entry.get("powers")
+    origin = origin_text(low.origin, high.origin)
+    if power:
+        powers = tuple(each for each in _powers(power) if ends[0] <= each <= ends[1])
+        if len(powers) < 2:
+            return _alone(powers[0]) if powers else f"no power of {power} lies between {ends[0]:g} and {ends[1]:g}"
+        return Parameter(name=leaf.name, kind="categorical", choices=powers, origin=f"powers of {power}; {origin}")
+    if ends[0] == ends[1]:
+        return _alone(ends[0])
+    scale = "linear" if step > 1 or ends[0] <= 0 else _scale(found)
+    return Parameter(
+        name=leaf.name, kind="int" if integer else "float", low=ends[0], high=ends[1], scale=scale, step=step,
+        default=ends[0], origin=origin,
+    )  # fmt: skip
+
+
+def _clipped(leaf: Leaf, found: Range, limits: Limits) -> tuple[End, End]:
+    """Both ends, each with the origin of what bounds it. ValueError where a user's range leaves the schema's bounds."""
+    integer = leaf.kind == "int"
+    low, high = End(found.low, found.origin), End(found.high, found.origin)
+    if limits.low is not None and limits.low.value > low.value:
+        low = limits.low
+        if low.value >= high.value:  # the data ask for more than the range offers
+            high = End(2 * low.value, low.origin)
+    if limits.high is not None and limits.high.value < high.value:
+        high = limits.high
+    clipped = False
+    if leaf.low is not None and (edge := beyond(leaf.low, leaf.open_low, integer)) > low.value:
+        low, clipped = End(edge, SCHEMA), True
+    if leaf.high is not None and (edge := beyond(leaf.high, leaf.open_high, integer, side=-1)) < high.value:
+        high, clipped = End(edge, SCHEMA), True
+    if clipped and found.origin == USER:
         raise ValueError(
             f"a range must stay inside the schema's bounds, but `{leaf.name}` must be {leaf.bounds()} and the range is "
             f"{found.low:g}:{found.high:g}."
         )
-    step = leaf.multiple or 1
-    if integer:
-        low, high = -(-low // step) * step, high // step * step
-        low, high = _around_excluded(leaf, low, high, step)
-    elif low in leaf.excluded or high in leaf.excluded:
-        low, high = (math.nextafter(end, towards) if end in leaf.excluded else end
-                     for end, towards in ((low, math.inf), (high, -math.inf)))  # fmt: skip
-    if low >= high:
-        return f"only one value is possible: {low:g}" if low == high else f"its bounds leave nothing ({leaf.bounds()})"
-    scale = "linear" if step > 1 or low <= 0 else _scale(found)
-    origin = found.origin + (", clipped to the schema" if clipped and found.origin != "schema bounds" else "")
-    return Parameter(
-        name=leaf.name, kind="int" if integer else "float", low=low, high=high, scale=scale, step=step, default=low,
-        origin=origin,
-    )  # fmt: skip
+    if integer and low.origin != SCHEMA and limits.low is low:
+        low = End(math.ceil(low.value), low.origin)
+    if integer and limits.high is high:
+        high = End(math.floor(high.value), high.origin)
+    return low, high
 
 
 def _around_excluded(leaf: Leaf, low: float, high: float, step: int) -> tuple[float, float]:
-    """The longer side of an integer range around the values that `!=` rules out."""
+    """The longer side of a range around the values that `!=` rules out."""
     for value in sorted(leaf.excluded):
         if low <= value <= high:
-            below, above = (low, value - step), (value + step, high)
+            if leaf.kind == "int":
+                below, above = (low, value - step), (value + step, high)
+            else:
+                below, above = (low, math.nextafter(value, -math.inf)), (math.nextafter(value, math.inf), high)
             low, high = below if below[1] - below[0] > above[1] - above[0] else above
     return low, high
 
@@ -128,46 +197,59 @@ def _told(entry: Mapping[str, Any], centre: float | None, default: float | None)
     scale = entry.get("scale", "linear")
     if "range" in entry:
         low, high = entry["range"]
-        return Range(float(low), float(high), scale, "overlay")
+        return Range(float(low), float(high), scale, OVERLAY)
     middle = centre if centre is not None and centre > 0 else default
     if "around" not in entry or middle is None or middle <= 0:
         return None
     low, high = entry["around"]
-    return Range(_tidy(middle * low), _tidy(middle * high), scale, f"overlay: {low:g} to {high:g} times {middle:g}")
+    return Range(_tidy(middle * low), _tidy(middle * high), scale, f"{OVERLAY}: {low:g} to {high:g} times {middle:g}")
 
 
-def _guessed(leaf: Leaf, centre: float | None) -> Range | str:
+def _guessed(leaf: Leaf, centre: float | None, entry: Mapping[str, Any], limits: Limits) -> Range | str:
     """Rules of thumb for a number of which only type, bounds and default are known."""
     low, high = leaf.low, leaf.high
+    if high is None and limits.high is not None:
+        high = limits.high.value
     if centre is None or centre <= 0 or (low is not None and low < 0):
         if low is None or high is None:
             return "unbounded, and no default that tells its size: give it a range"
         wide = leaf.kind == "int" and low > 0 and high >= 50 * low
-        return Range(low, high, "log" if wide else "linear", "schema bounds")
+        return Range(low, high, "log" if wide else "linear", SCHEMA)
+    if leaf.power:
+        return Range(centre / 8, centre * 8, "log", f"{RULE}: an eighth to eight times {centre:g}")
     if leaf.kind == "int":
-        return Range(max(1, centre // 2), max(2, centre * 2), "linear", f"half to twice {centre:g}")
-    by_factor = _BY_FACTOR.search(leaf.name.rpartition(".")[2]) is not None
+        return Range(max(1, centre // 2), max(2, centre * 2), "linear", f"{RULE}: half to twice {centre:g}")
+    by_factor = _BY_FACTOR.search(leaf.name.rpartition(".")[2]) is not None or entry.get("scale") == "log"
     if 0.9 <= centre < 1 and (high is None or high <= 1):
         rest = 1 - centre
-        return Range(_tidy(1 - 3 * rest), _tidy(1 - rest / 3), "linear", f"1 minus a third to three times {rest:.3g}")
+        words = f"{RULE}: 1 minus a third to three times {rest:.3g}"
+        return Range(_tidy(1 - 3 * rest), _tidy(1 - rest / 3), "linear", words)
     if not by_factor and low is not None and high is not None and (high <= 1 or high <= 10 * centre):
-        return Range(low, high, "linear", "schema bounds")
-    return Range(_tidy(centre / 10), _tidy(centre * 10), "log", f"a tenth to ten times {centre:g}")
+        return Range(low, high, "linear", SCHEMA)
+    return Range(_tidy(centre / 10), _tidy(centre * 10), "log", f"{RULE}: a tenth to ten times {centre:g}")
 
 
 def _choices(leaf: Leaf, centre: Any) -> tuple[Any, ...] | None:
-    """The values of a leaf that has a list of them, those inside its bounds."""
+    """The values of a leaf that has a list of them, those that its bounds and rules allow; numbers in their order."""
     if leaf.kind == "bool" and leaf.choices is None:
         return (False, True)
-    if leaf.choices is not None and leaf.kind not in ("list", "collection"):
-        return tuple(choice for choice in leaf.choices if choice is not None and _inside(choice, leaf))
-    if leaf.power is not None and leaf.kind == "int":
-        top = leaf.high if leaf.high is not None else 4 * (_number(centre) or leaf.power)
-        powers = [leaf.power**exponent for exponent in range(1, 64) if leaf.power**exponent <= top]
-        return tuple(each for each in powers if _inside(each, leaf))
-    if leaf.kind in ("int", "float") and leaf.low is not None and leaf.high is not None and leaf.low > leaf.high:
-        return ()
-    return None
+    if leaf.choices is None or leaf.kind in ("list", "collection"):
+        return None
+    allowed = [choice for choice in leaf.choices if choice is not None and _inside(choice, leaf)]
+    if leaf.kind in ("int", "float", "ordered") and all(map(is_number, allowed)):
+        return tuple(sorted(set(allowed)))
+    return _spelled_once(allowed, centre)
+
+
+def _spelled_once(choices: Sequence[Any], centre: Any) -> tuple[Any, ...]:
+    """Names that differ by case and underscores only are one choice (`gcvit_tiny`, `gc_vit_tiny`): counted twice it
+    would be drawn twice as often. The effective value's spelling stays, else the first."""
+    kept: dict[str, Any] = {}
+    for choice in choices:
+        plain = choice.lower().replace("_", "") if isinstance(choice, str) else repr(choice)
+        if plain not in kept or choice == centre:
+            kept[plain] = choice
+    return tuple(kept.values())
 
 
 def _within(value: float | None, leaf: Leaf) -> float | None:
@@ -179,13 +261,17 @@ def _within(value: float | None, leaf: Leaf) -> float | None:
 
 
 def _inside(value: Any, leaf: Leaf) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         return True
     low = leaf.low is None or value > leaf.low or (value == leaf.low and not leaf.open_low)
     high = leaf.high is None or value < leaf.high or (value == leaf.high and not leaf.open_high)
     grid = leaf.multiple is None or value % leaf.multiple == 0
-    grid = grid and (leaf.power is None or value in [leaf.power**exponent for exponent in range(1, 64)])
+    grid = grid and (leaf.power is None or value in _powers(leaf.power))
     return low and high and grid and value not in leaf.excluded
+
+
+def _powers(base: int) -> list[int]:
+    return [base**exponent for exponent in range(1, 64)]
 
 
 def _weights(leaf: Leaf, choices: tuple[Any, ...]) -> tuple[float, ...] | None:
@@ -194,6 +280,10 @@ def _weights(leaf: Leaf, choices: tuple[Any, ...]) -> tuple[float, ...] | None:
     by_choice = dict(zip(map(repr, leaf.choices), leaf.weights, strict=True))
     weights = tuple(by_choice[repr(choice)] for choice in choices)
     return weights if sum(weights) > 0 else None
+
+
+def _alone(value: float) -> str:
+    return f"only one value is possible: {value:g}"
 
 
 def _tidy(value: float) -> float:
@@ -206,6 +296,4 @@ def _scale(found: Range) -> Literal["linear", "log"]:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
+    return value if is_number(value) and math.isfinite(value) else None

@@ -35,7 +35,9 @@ def _relate_once(
             limit = _limit(edge, found, view)
             if limit is None:
                 continue
-            less = _narrow(found[parent], limit, edge.kind in ("above", "at_least"), edge.kind in ("above", "below"))
+            less = _narrow(
+                found[parent], limit / edge.factor, edge.kind in ("above", "at_least"), edge.kind in ("above", "below")
+            )
             if less is None:
                 return found, [], Dropped(parent, f"no room beside {edge.child}, which is {_mirror(edge)} it")
             found[parent] = less
@@ -46,7 +48,9 @@ def _relate_once(
         for value in [view.value(name) for name in edge.parents if name not in found]:
             if not _is_number(value):
                 continue
-            less = _narrow(child, value, edge.kind in ("below", "at_most"), edge.kind in ("above", "below"))
+            less = _narrow(
+                child, value * edge.factor, edge.kind in ("below", "at_most"), edge.kind in ("above", "below")
+            )
             if less is None:
                 return found, [], Dropped(edge.child, f"no room {_mirror(edge)} {', '.join(edge.parents)} ({value})")
             found[edge.child] = child = less
@@ -70,6 +74,7 @@ def _fraction_of(edge: Relation, child: Parameter, parents: tuple[str, ...]) -> 
         low=child.low,
         high=child.high,
         integer=child.kind == "int",
+        factor=edge.factor,
     )
     origin = f"fraction of what {names} leaves; {child.origin}"
     return rule, Parameter(name=way, kind="float", low=0.0, high=1.0, default=0.5, origin=origin)

@@ -118,7 +118,8 @@ def test_every_oddity() -> None:
     assert found["a.lr"].scale == found["a.rate"].scale == "log"
     assert (found["a.lr"].low, found["a.lr"].high) == (2e-5, 2e-3)
     assert (found["a.width"].low, found["a.width"].high, found["a.width"].step) == (128, 496, 8)
-    assert found["a.rank"].choices == (2, 4, 8, 16, 32, 64, 128, 256)
+    assert found["a.rank/place"].high == 5
+    assert found.rules[0].choices == (2, 4, 8, 16, 32, 64)
     assert (found["a.fix"].low, found["a.fix"].high) == (1, 5)
     assert found["a.decay"].weights == (0.9, 0.1)
     assert found["a.size"].choices == (64, 128)

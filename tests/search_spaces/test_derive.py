@@ -91,7 +91,6 @@ def test_tiers_hold_one_another() -> None:
         ({}, 1e-4, 5e-3),
         ({"model__pretrained_backbone_path": "/b.pth"}, 2e-5, 2e-3),
         ({"train__pretrained_model_path": "/a.pth"}, 2e-5, 2e-3),
-        ({"train__resume_training_checkpoint_path": "/c.pth"}, 2e-5, 2e-3),
         # The user's own rate is the middle, with or without weights, inside the schema's 0.01.
         ({"train__optim__lr": 1e-4}, 1e-5, 1e-3),
         ({"train__optim__lr": 5e-3}, 5e-4, 1e-2),
@@ -204,7 +203,7 @@ def test_what_has_no_range_is_left_out_with_a_reason() -> None:
 
 def test_ranges_of_the_user() -> None:
     rate = space(Choice(ranges={"lr": "1e-5:1e-3:log"}))["train.optim.lr"]
-    assert (*ends(rate), rate.scale, rate.origin) == (1e-5, 1e-3, "log", "your range")
+    assert (*ends(rate), rate.scale, rate.origin) == (1e-5, 1e-3, "log", "user")
     # A range of a spec key is meant as it stands, not as a ratio; a range of the coordinate is one.
     backbone = space(Choice(ranges={"lr_backbone": [1e-6, 1e-4, "log"]}))
     assert ends(backbone["train.optim.lr_backbone"]) == (1e-6, 1e-4)
