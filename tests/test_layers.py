@@ -16,7 +16,7 @@ BELOW = {
     "hpo": {"search_spaces", "deploy", "model", "schemas"},
 }
 ONLY_IN = {
-    "mlflow": {"hpo/tracking.py"},
+    "mlflow": {"hpo/mlflow_runs.py", "hpo/tracking.py"},
     "tensorrt": {"deploy/trt.py"},
     "tensorrt_rtx": {"deploy/trt.py"},
     "ray": {"hpo/sweep.py", "hpo/trial.py", "hpo/adapters.py"},

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def test_every_ending_has_its_name(
 class NoTracker(Tracker):
     """Tracks nothing."""
 
-    def _safely(self, write: Callable[..., None], *args: Any) -> None:
+    def _say(self, event: Mapping[str, Any]) -> None:
         pass
 
 
