@@ -11,7 +11,7 @@ def leaf(node: dict[str, Any], **root: Any) -> Any:
 
 
 def texts(document: dict[str, Any]) -> list[str]:
-    return [f"{name}: {text}" for name, text in read_schema(document).findings]
+    return [f"{name}: {text}" for name, _, text in read_schema(document).findings]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,10 @@ def test_lists_among_properties_and_nested_groups() -> None:
     })  # fmt: skip
     assert list(schema.leaves) == ["train.lr", "empty"]
     assert schema.groups == {"train"}
-    assert [name for name, _ in schema.findings] == ["automl_disabled_parameters"]
+    assert [finding[:2] for finding in schema.findings] == [
+        ("automl_disabled_parameters", "unreadable"),
+        ("quantize", "contradiction"),
+    ]
 
 
 def test_flags_come_from_leaf_and_list() -> None:
@@ -104,7 +107,7 @@ def test_flags_come_from_leaf_and_list() -> None:
     schema = read_schema(document)
     assert [leaf.search for leaf in schema.leaves.values()] == [True, True, False, False]
     assert [leaf.disabled for leaf in schema.leaves.values()] == [False, False, True, True]
-    assert [name for name, text in schema.findings if "disagree" in text] == ["a", "b"]
+    assert [name for name, _, text in schema.findings if "disagree" in text] == ["a", "b"]
     assert any("ghost" in finding for finding in texts(document))
 
 
