@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-FindingKind = Literal["contradiction", "default", "unbounded", "unenforced", "unreadable", "dead", "throughput"]
+FindingKind = Literal[
+    "contradiction", "default", "unbounded", "unenforced", "unreadable", "dead", "throughput", "empty"
+]
 """What is wrong with a key. contradiction: two statements that exclude each other; default: a default that its own
 rules refuse, or none where a search needs one; unbounded: searchable without both bounds; unenforced: a rule that has
 no one meaning; unreadable: words that this reader does not know. dead (changes nothing) and throughput (changes speed
-only) need a spec or an overlay and come from the derivation of a space."""
+only) need a spec or an overlay and come from the derivation of a space; so does empty, of a schema that leaves nothing
+to search."""
 
 
 class Finding(NamedTuple):

@@ -3,53 +3,21 @@
 Knows no model: what is known of one stands in its overlay. Changes nothing, draws nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from schemas import dotted
 from schemas.dialect import Leaf, Schema, read_schema
-from search_spaces import lists, overlays, ranges
+from search_spaces import lists, ranges
+from search_spaces.candidates import TIERS as TIERS
+from search_spaces.candidates import Candidate, by_names, candidates, derived, unwanted
+from search_spaces.candidates import Choice as Choice
+from search_spaces.candidates import full_name as full_name
 from search_spaces.constraints import DATA, UNSET, Relation, View, explain, holds, keys, number, relations
+from search_spaces.ranges import Made
 from search_spaces.relate import relate
 from search_spaces.space import Dropped, Parameter, Rule, SearchSpace, beyond, is_number
-
-TIERS = ("narrow", "medium", "wide")
-ON_REQUEST = "on request"
-"""The tier of what is only searched when it is asked for by name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What the user wants of the space. Names may be short (`lr`) where they are unique."""
-
-    tier: str = "narrow"
-    params: tuple[str, ...] | None = None
-    """Exactly these; with a plus (`+lr_decay`) these and the tier's."""
-    exclude: tuple[str, ...] = ()
-    fix: Mapping[str, Any] = field(default_factory=dict)
-    """Spec key -> the value it has in every trial."""
-    ranges: Mapping[str, Any] = field(default_factory=dict)
-    """Name -> `low:high` or `low:high:log`, inside the schema's bounds; a name given here is searched."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    """A dimension that there might be."""
-
-    name: str
-    leaf: Leaf
-    """Of the spec key that the dimension sets."""
-    entry: Mapping[str, Any]
-    """The overlay's words, or those of common.yaml."""
-    asked: bool = False
-    given: ranges.Range | None = None
-
-    @property
-    def shown(self) -> str:
-        """The name under which it is reported when it is left out."""
-        return self.leaf.name if self.leaf.search else self.name
 
 
 def derive(
@@ -71,7 +39,7 @@ def derive(
     if choice.tier not in TIERS:
         raise ValueError(f"`tier` must be one of {', '.join(TIERS)}, but is {choice.tier!r}.")
     edges = relations(read)
-    candidates = _candidates(read, overlay, choice, edges)
+    asked = candidates(read, overlay, choice, edges)
     fixed = {full_name(name, read.leaves): value for name, value in choice.fix.items()}
     effective = dotted.merge(read.default, _without_unset(spec))
     for name, value in fixed.items():
@@ -80,16 +48,16 @@ def derive(
 
     dropped: list[Dropped] = []
     refused: dict[str, str] = {}
-    excluded = {full_name(name, _names(candidates)) for name in choice.exclude}
-    for candidate in candidates:
-        if reason := _unwanted(candidate, choice, fixed, excluded, read):
+    excluded = {full_name(name, by_names(asked)) for name in choice.exclude}
+    for candidate in asked:
+        if reason := unwanted(candidate, choice, fixed, excluded, read):
             refused[candidate.name] = reason
-    view.wanted = {each.leaf.name for each in candidates if each.name not in refused}
-    found, rules = _settled(candidates, refused, view, edges, dropped)
+    view.wanted = {each.leaf.name for each in asked if each.name not in refused}
+    found, rules = _settled(asked, refused, view, edges, dropped)
     found, related = relate(found, edges, view, dropped)
     found, picked = _ordered(found, read)
     rules = [*picked, *rules, *related]
-    for name, entry in _derived(read, overlay, edges).items():
+    for name, entry in derived(read, overlay, edges).items():
         targets = {*found, *(rule.target for rule in rules)}
         dropped.append(Dropped(name, explain(entry["because"], view)))
         others = [key for key in entry["of"] if key != name]
@@ -100,7 +68,7 @@ def derive(
 
 
 def _settled(
-    candidates: Sequence[_Candidate],
+    asked: Sequence[Candidate],
     refused: Mapping[str, str],
     view: View,
     edges: Sequence[Relation],
@@ -114,7 +82,7 @@ def _settled(
         lost: list[Dropped] = []
         found: dict[str, Parameter] = {}
         rules: list[Rule] = []
-        for candidate in candidates:
+        for candidate in asked:
             # That a key does nothing here says more than that it belongs to a wider tier.
             made = _inert(candidate, view) or refused.get(candidate.name) or _dimensions(candidate, view, edges)
             if isinstance(made, str):
@@ -129,151 +97,24 @@ def _settled(
             return found, rules
 
 
-def _candidates(
-    schema: Schema, overlay: Mapping[str, Any], choice: Choice, edges: Sequence[Relation]
-) -> list[_Candidate]:
-    """The overlay's parameters, then what the schema calls searchable, then what only the user asks for."""
-    derived = _derived(schema, overlay, edges)
-    made: dict[str, _Candidate] = {}
-    asleep: dict[str, _Candidate] = {}
-    for name, entry in overlay.get("parameters", {}).items():
-        leaf = schema.leaves.get(entry.get("target", name))
-        if leaf is not None:
-            where = asleep if entry.get("tier") == ON_REQUEST else made
-            where[name] = _Candidate(name=name, leaf=leaf, entry=entry)
-    covered = {candidate.leaf.name for candidate in made.values()}
-    for leaf in schema.leaves.values():
-        if leaf.search and leaf.name not in covered and leaf.name not in derived:
-            known = _common(leaf, schema, edges)
-            made[known.name] = known
-
-    by_name = _names(made.values())
-    for text, given in [*((name, None) for name in choice.params or ()), *choice.ranges.items()]:
-        name = full_name(text.lstrip("+"), [*by_name, *schema.leaves])
-        if name in derived:
-            continue
-        leaf = schema.leaves.get(name)
-        candidate = by_name.get(name)
-        parsed = ranges.parse_range(name, given) if given is not None else None
-        if candidate is None or (parsed is not None and candidate.name != name):
-            # A range of a spec key is meant as it stands: it takes the place of a coordinate for that key.
-            assert leaf is not None
-            if leaf.disabled:
-                raise ValueError(f"`{name}` cannot be searched: the schema lists it in automl_disabled_parameters.")
-            made = {key: each for key, each in made.items() if each.leaf.name != name}
-            if candidate is not None:
-                candidate = _Candidate(name=name, leaf=leaf, entry=_needs_only(candidate))
-            else:
-                candidate = asleep.get(name) or _common(leaf, schema, edges, plain=parsed is not None)
-        made[candidate.name] = replace(candidate, asked=True, given=parsed or candidate.given)
-        by_name = _names(made.values())
-    return list(made.values())
-
-
-def _needs_only(candidate: _Candidate) -> Mapping[str, Any]:
-    return {key: candidate.entry[key] for key in ("needs",) if key in candidate.entry}
-
-
-def _common(leaf: Leaf, schema: Schema, edges: Sequence[Relation], *, plain: bool = False) -> _Candidate:
-    """A key of which only its name and its neighbours tell something."""
-    if (action := overlays.other_action(leaf, schema)) is not None:
-        return _Candidate(name=leaf.name, leaf=leaf, entry={"never": f"dead: {action} is an action of its own"})
-    entry = overlays.entry(leaf, schema)
-    tied = any(leaf.name in (edge.child, *edge.parents) for edge in edges)
-    if plain or tied or leaf.choices is not None or any(rule.op in "/^!=" for rule in leaf.rules):
-        # A grid, a list of choices or a relation of the schema leaves no room for a rule of ours.
-        entry = {key: value for key, value in entry.items() if key not in ("rule", "of", "by", "cases")}
-    name = f"{leaf.name}/{entry['by']}" if "rule" in entry else leaf.name
-    general: list[Any] = overlays.entry(leaf, schema, "needs").get("needs", [])
-    return _Candidate(name=name, leaf=leaf, entry={**entry, "needs": [*entry.get("needs", []), *general]})
-
-
-def _derived(schema: Schema, overlay: Mapping[str, Any], edges: Sequence[Relation]) -> dict[str, Mapping[str, Any]]:
-    """What follows from other values by a rule: spec key -> entry. A relation that the schema states comes first."""
-    found = {name: entry for name, entry in overlay.get("derived", {}).items() if name in schema.leaves}
-    related = {edge.child for edge in edges}
-    for leaf in schema.leaves.values():
-        if leaf.search and leaf.name not in found and leaf.name not in related and leaf.kind == "int":
-            entry = overlays.entry(leaf, schema, "derived")
-            if entry and leaf.choices is None and leaf.multiple is None and leaf.power is None and not leaf.excluded:
-                found[leaf.name] = entry
-    return found
-
-
-def _names(candidates: Iterable[_Candidate]) -> dict[str, _Candidate]:
-    """By the name of the dimension and by the spec key that it sets."""
-    given = list(candidates)
-    by_target = {candidate.leaf.name: candidate for candidate in given}
-    return {**by_target, **{candidate.name: candidate for candidate in given}}
-
-
-def full_name(text: str, known: Iterable[str]) -> str:
-    """The full name that `text` stands for: itself, or the only one that ends with it."""
-    names = list(dict.fromkeys(known))
-    ends = [name for name in names if name.endswith(f".{text}")]
-    if text in names or len(ends) == 1:
-        return text if text in names else ends[0]
-    if ends:
-        raise ValueError(f"`{text}` is not one name but {len(ends)}: {', '.join(sorted(ends))}; write it in full.")
-    near = get_close_matches(text, [*names, *(name.rpartition(".")[2] for name in names)], n=1)
-    raise ValueError(f"unknown parameter `{text}`" + (f"; did you mean `{near[0]}`?" if near else "."))
-
-
-def short_name(name: str, known: Iterable[str]) -> str:
-    """The shortest end of a name that stands for it alone."""
-    others = [f".{each}" for each in known if each != name]
-    parts = name.split(".")
-    ends = (".".join(parts[place:]) for place in reversed(range(len(parts))))
-    return next((end for end in ends if not any(each.endswith(f".{end}") for each in others)), name)
-
-
-def _unwanted(
-    candidate: _Candidate, choice: Choice, fixed: Mapping[str, Any], excluded: set[str], schema: Schema
-) -> str | None:
-    """Why the user or the tier leaves a dimension out, before any look at the spec."""
-    entry, target = candidate.entry, candidate.leaf.name
-    if target in fixed:
-        return f"fixed to {fixed[target]} by you"
-    if {candidate.name, target} & excluded:
-        return "excluded by you"
-    if "never" in entry:
-        return str(entry["never"])
-    if candidate.asked:
-        return None
-    if choice.params is not None and any(not name.startswith("+") for name in choice.params):
-        return "not among automl.params"
-    tier = entry.get("tier", "narrow")
-    if TIERS.index(tier) > TIERS.index(choice.tier):
-        name = short_name(candidate.name, schema.leaves)
-        return (
-            f"{entry.get('because', 'of a wider tier')}; ask for it with automl.params=[+{name}] or automl.tier={tier}"
-        )
-    return None
-
-
-def _inert(candidate: _Candidate, view: View) -> str | None:
+def _inert(candidate: Candidate, view: View) -> str | None:
     """Why the effective spec gives the key no effect."""
     missed = (need for need in candidate.entry.get("needs", ()) if holds(need["when"], view) is False)
     return next((explain(need["otherwise"], view) for need in missed), None)
 
 
-class _Made(NamedTuple):
-    parameters: Sequence[Parameter]
-    rule: Rule | None = None
-
-
-def _dimensions(candidate: _Candidate, view: View, edges: Sequence[Relation]) -> "_Made | lists.Made | str":
+def _dimensions(candidate: Candidate, view: View, edges: Sequence[Relation]) -> Made | str:
     """The parameter or parameters of a key and the rule that reads them, or why it has no range."""
     entry = candidate.entry
     case: Mapping[str, Any] = next((case for case in entry.get("cases", ()) if holds(case["when"], view)), {})
     entry = {**entry, **case}
     if candidate.name != candidate.leaf.name:
-        return _Made([ranges.coordinate(candidate.name, entry, candidate.given)], _rule(candidate))
+        return Made([ranges.coordinate(candidate.name, entry, candidate.given)], _rule(candidate))
     if lists.described(entry) and candidate.leaf.kind == "list":
         return lists.of_list(candidate.leaf, entry, candidate.given, view)
     limits = _limits(candidate.leaf, entry, view, edges)
     made = ranges.parameter(candidate.leaf, entry, view.value(candidate.name), candidate.given, limits)
-    return made if isinstance(made, str) else _Made([made])
+    return made if isinstance(made, str) else Made([made])
 
 
 def _limits(leaf: Leaf, entry: Mapping[str, Any], view: View, edges: Sequence[Relation]) -> ranges.Limits:
@@ -306,7 +147,7 @@ def _top(name: str, view: View) -> float | None:
     return value if is_number(value) else None
 
 
-def _rule(candidate: _Candidate) -> Rule:
+def _rule(candidate: Candidate) -> Rule:
     leaf, integer = candidate.leaf, candidate.leaf.kind == "int"
     return Rule(
         kind=candidate.entry["rule"],

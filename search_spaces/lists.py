@@ -9,17 +9,12 @@ The words of an overlay:
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from schemas.dialect import Leaf
 from search_spaces.constraints import View, number
-from search_spaces.ranges import OVERLAY, SCHEMA, USER, Range, origin_text
+from search_spaces.ranges import OVERLAY, SCHEMA, USER, Made, Range, origin_text
 from search_spaces.space import Parameter, Rule, beyond
-
-
-class Made(NamedTuple):
-    parameters: list[Parameter]
-    rule: Rule
 
 
 def described(entry: Mapping[str, Any]) -> bool:
@@ -91,8 +86,7 @@ def _items(leaf: Leaf, entry: Mapping[str, Any], given: Range | None, view: View
         return f"a list of {len(value)}, and the overlay knows {len(entry['items'])} items"
     integer = bool(entry.get("integer", False))
     for place, (low, high) in enumerate(entry["items"]):
-        places = getattr(leaf, "places", ())
-        bounds = places[place] if place < len(places) else leaf
+        bounds = leaf.places[place] if place < len(leaf.places) else leaf.interval
         least = None if bounds.low is None else beyond(bounds.low, bounds.open_low, integer)
         most = None if bounds.high is None else beyond(bounds.high, bounds.open_high, integer, side=-1)
         edges = _clip(least, most, float(low), float(high))

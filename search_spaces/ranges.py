@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from schemas.dialect import Leaf
-from search_spaces.space import Parameter, beyond, is_number
+from schemas.leaf import Leaf, powers
+from search_spaces.space import Parameter, Rule, beyond, is_number
 
 SCHEMA, USER, OVERLAY, RULE = "schema", "user", "overlay", "default-centred rule"
 _BY_FACTOR = re.compile(r"(^|_)(lr|rate|decay|eps|epsilon|lambda|mult|multiplier|coef|weight|wd|gamma)($|_)")
@@ -36,6 +36,13 @@ class Limits(NamedTuple):
 
     low: End | None = None
     high: End | None = None
+
+
+class Made(NamedTuple):
+    """The dimensions of one spec key, and the rule that makes its value of them where that takes one."""
+
+    parameters: Sequence[Parameter]
+    rule: Rule | None = None
 
 
 def parse_range(name: str, given: Any) -> Range:
@@ -140,10 +147,10 @@ def _numeric(leaf: Leaf, found: Range, entry: Mapping[str, Any], limits: Limits)
     power = leaf.power or entry.get("powers")
     origin = origin_text(low.origin, high.origin)
     if power:
-        powers = tuple(each for each in _powers(power) if ends[0] <= each <= ends[1])
-        if len(powers) < 2:
-            return _alone(powers[0]) if powers else f"no power of {power} lies between {ends[0]:g} and {ends[1]:g}"
-        return Parameter(name=leaf.name, kind="categorical", choices=powers, origin=f"powers of {power}; {origin}")
+        fitting = tuple(each for each in powers(power) if ends[0] <= each <= ends[1])
+        if len(fitting) < 2:
+            return _alone(fitting[0]) if fitting else f"no power of {power} lies between {ends[0]:g} and {ends[1]:g}"
+        return Parameter(name=leaf.name, kind="categorical", choices=fitting, origin=f"powers of {power}; {origin}")
     if ends[0] == ends[1]:
         return _alone(ends[0])
     scale = "linear" if step > 1 or ends[0] <= 0 else _scale(found)
@@ -235,7 +242,7 @@ def _choices(leaf: Leaf, centre: Any) -> tuple[Any, ...] | None:
         return (False, True)
     if leaf.choices is None or leaf.kind in ("list", "collection"):
         return None
-    allowed = [choice for choice in leaf.choices if choice is not None and _inside(choice, leaf)]
+    allowed = [choice for choice in leaf.choices if choice is not None and leaf.problem(choice) is None]
     if leaf.kind in ("int", "float", "ordered") and all(map(is_number, allowed)):
         return tuple(sorted(set(allowed)))
     return _spelled_once(allowed, centre)
@@ -258,20 +265,6 @@ def _within(value: float | None, leaf: Leaf) -> float | None:
         return None
     low = value if leaf.low is None else max(value, leaf.low)
     return low if leaf.high is None else min(low, leaf.high)
-
-
-def _inside(value: Any, leaf: Leaf) -> bool:
-    if not is_number(value):
-        return True
-    low = leaf.low is None or value > leaf.low or (value == leaf.low and not leaf.open_low)
-    high = leaf.high is None or value < leaf.high or (value == leaf.high and not leaf.open_high)
-    grid = leaf.multiple is None or value % leaf.multiple == 0
-    grid = grid and (leaf.power is None or value in _powers(leaf.power))
-    return low and high and grid and value not in leaf.excluded
-
-
-def _powers(base: int) -> list[int]:
-    return [base**exponent for exponent in range(1, 64)]
 
 
 def _weights(leaf: Leaf, choices: tuple[Any, ...]) -> tuple[float, ...] | None:
