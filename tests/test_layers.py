@@ -19,7 +19,7 @@ ONLY_IN = {
     "mlflow": {"hpo/mlflow_runs.py", "hpo/tracking.py"},
     "tensorrt": {"deploy/trt.py"},
     "tensorrt_rtx": {"deploy/trt.py"},
-    "ray": {"hpo/sweep.py", "hpo/trial.py", "hpo/adapters.py"},
+    "ray": {"hpo/cluster.py", "hpo/sweep.py", "hpo/trial.py", "hpo/adapters.py"},
     "optuna": {"hpo/ledger.py", "hpo/searchers.py", "hpo/result.py"},
 }
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

@@ -1,0 +1,202 @@
+"""What a trial gets of which nodes, how Ray is called, and what a node is asked before it may train."""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpo import cluster
+from hpo.cluster import Node, Share, share
+from hpo.errors import ClusterError
+from hpo.sweep_spec import SweepSpec
+from model.spec import ExperimentSpec
+
+
+def node(cpus: int, gpus: float = 0.0) -> Node:
+    return Node(id="x", name="x", cpus=cpus, gpus=gpus)
+
+
+@pytest.mark.parametrize(
+    ("there", "block", "expected"),
+    [
+        ([(2, 0)], {}, Share(cpus=1, gpus=0.0, concurrent=2)),
+        ([(8, 0)], {"concurrent": 2}, Share(cpus=4, gpus=0.0, concurrent=2)),
+        ([(8, 0)], {"cpus_per_trial": 3}, Share(cpus=3, gpus=0.0, concurrent=2)),
+        ([(1, 0)], {"concurrent": 4}, Share(cpus=1, gpus=0.0, concurrent=1)),
+        ([(16, 4)], {}, Share(cpus=4, gpus=1.0, concurrent=4)),
+        ([(16, 4)], {"gpus_per_trial": 0.5}, Share(cpus=2, gpus=0.5, concurrent=8)),
+        ([(16, 4)], {"gpus_per_trial": 2.0, "concurrent": 1}, Share(cpus=16, gpus=2.0, concurrent=1)),
+        ([(2, 8)], {}, Share(cpus=1, gpus=1.0, concurrent=2)),
+        # Two nodes: neither threads nor GPUs of a trial lie across them.
+        ([(4, 0), (4, 0)], {"concurrent": 2}, Share(cpus=4, gpus=0.0, concurrent=2)),
+        ([(4, 0), (4, 0)], {"concurrent": 3}, Share(cpus=2, gpus=0.0, concurrent=3)),
+        ([(8, 3), (8, 3)], {"gpus_per_trial": 2.0}, Share(cpus=8, gpus=2.0, concurrent=2)),
+        ([(8, 2), (8, 2)], {"gpus_per_trial": 0.4}, Share(cpus=2, gpus=0.4, concurrent=8)),
+        # A head without cores for trials, as on Kubernetes.
+        ([(0, 0), (16, 4), (16, 4)], {}, Share(cpus=4, gpus=1.0, concurrent=8)),
+    ],
+)
+def test_share(there: list[tuple[int, float]], block: dict[str, Any], expected: Share) -> None:
+    assert share([node(*each) for each in there], SweepSpec(**block)) == expected
+
+
+@pytest.mark.parametrize("block", [{"gpus_per_trial": 2.0}, {"cpus_per_trial": 5}, {"gpus_per_trial": 1.5}])
+def test_what_no_node_can_hold(block: dict[str, Any]) -> None:
+    """Also when all nodes together could: such a trial would wait for ever."""
+    gpus = 2.0 if block == {"gpus_per_trial": 1.5} else 1.0
+    with pytest.raises(ValueError, match="must be"):
+        share([node(4, gpus), node(4, gpus)], SweepSpec(**block))
+
+
+def test_gpus_of_the_spec() -> None:
+    assert share([node(8, 4)], SweepSpec(), gpus_wanted=2) == Share(cpus=4, gpus=2.0, concurrent=2)
+    assert share([node(8)], SweepSpec(), gpus_wanted=2) == Share(cpus=1, gpus=0.0, concurrent=8)
+    with pytest.raises(ValueError, match=r"`train.num_gpus` must be at most the GPUs there are on one node \(1\)"):
+        share([node(8, 1), node(8, 1)], SweepSpec(), gpus_wanted=2)
+
+
+def test_cluster_that_grows() -> None:
+    """With both numbers given trials wait for nodes that are not there yet."""
+    block = SweepSpec(gpus_per_trial=1.0, concurrent=8)
+    assert share([node(4)], block, grows=True) == Share(cpus=1, gpus=1.0, concurrent=8)
+    assert share([node(8, 2)], block, grows=True) == Share(cpus=4, gpus=1.0, concurrent=8)
+    with pytest.raises(ValueError, match=r"set automl\.concurrent as well if the cluster grows"):
+        share([node(4)], SweepSpec(gpus_per_trial=1.0), grows=True)
+
+
+NODES = st.lists(st.tuples(st.integers(1, 64), st.integers(0, 8)), min_size=1, max_size=4)
+
+
+@settings(deadline=None)
+@given(NODES, st.sampled_from([None, 0.0, 0.25, 0.5, 1.0, 2.0]), st.none() | st.integers(1, 20))
+def test_trials_fit(there: list[tuple[int, int]], gpus: float | None, concurrent: int | None) -> None:
+    """Whatever is shared out can be placed, trial by trial, on single nodes."""
+    if (gpus or 0) > max(count for _, count in there):
+        return
+    found = share([node(*each) for each in there], SweepSpec(gpus_per_trial=gpus, concurrent=concurrent))
+    free = [[cpus, [1.0] * count] for cpus, count in there]
+    for _ in range(found.concurrent):
+        assert any(_place(each, found) for each in free) or found == Share(cpus=1, gpus=found.gpus, concurrent=1)
+    assert found.concurrent <= (concurrent or 512)
+
+
+def _place(free: list[Any], one: Share) -> bool:
+    cpus, cards = free
+    chosen = [card for card in range(len(cards)) if cards[card] + 1e-9 >= min(one.gpus, 1.0)][: max(1, int(one.gpus))]
+    if cpus < one.cpus or (one.gpus and len(chosen) < max(1, int(one.gpus))):
+        return False
+    free[0] -= one.cpus
+    for card in chosen if one.gpus else ():
+        cards[card] -= min(one.gpus, 1.0)
+    return True
+
+
+def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    own, attached = cluster.options(None, tmp_path / "a"), cluster.options("auto", tmp_path / "b")
+    assert (own["address"], own["include_dashboard"]) == ("local", False)
+    assert attached["address"] == "auto"
+    assert "include_dashboard" not in attached, "Ray refuses it when attaching"
+    for found in (own, attached):
+        environment = found["runtime_env"]
+        assert list(Path(environment["working_dir"]).iterdir()) == []
+        assert environment["env_vars"]["PYTHONPATH"].split(os.pathsep)[-1] == "/elsewhere"
+
+
+def test_client_address_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with (
+        pytest.raises(ClusterError, match="start the command on the head node"),
+        cluster.workers(tmp_path, ExperimentSpec(), SweepSpec()),
+    ):
+        pass
+
+
+@pytest.fixture
+def needs(tmp_path: Path) -> dict[str, Any]:
+    """What a driver asks a node on its own machine: nothing is missing."""
+    scratch = tmp_path / "run" / ".ray"
+    scratch.mkdir(parents=True)
+    (scratch / "token").write_text("token")
+    return {
+        "scratch": str(scratch),
+        "token": "token",
+        "code": cluster.code_digest(),
+        "versions": cluster._versions(),
+        "paths": {},
+        "tracking": f"sqlite:///{tmp_path}/mlflow.db",
+        "node": "abc",
+        "gpus": 0.0,
+    }
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "APPEAR_S", 0.0)
+
+
+def test_ready_node(needs: dict[str, Any]) -> None:
+    assert cluster.look_around(needs) == {"errors": [], "warnings": []}
+    assert (Path(needs["scratch"]) / "abc").read_text() == "token"
+
+
+def test_other_code_and_versions(needs: dict[str, Any]) -> None:
+    found = cluster.look_around({**needs, "code": "other", "versions": {**needs["versions"], "torch": "1.0"}})
+    assert "differ from the driver's; install the same version of ddetr-automl" in found["errors"][0]
+    assert "and 1.0 on the driver; install one version everywhere" in found["errors"][1]
+
+
+def test_storage_that_is_not_shared(needs: dict[str, Any]) -> None:
+    (Path(needs["scratch"]) / "token").unlink()
+    (problem,) = cluster.look_around(needs)["errors"]
+    assert "set results_dir to storage that every node mounts" in problem
+
+
+def test_storage_without_rights(needs: dict[str, Any]) -> None:
+    (Path(needs["scratch"]) / "abc").mkdir()  # root may write anything else
+    (problem,) = cluster.look_around(needs)["errors"]
+    assert "cannot be written and locked there" in problem
+
+
+def test_data_that_is_missing_or_other(needs: dict[str, Any], digits_spec: dict[str, Any], tmp_path: Path) -> None:
+    copy = tmp_path / "annotations.json"
+    shutil.copy(digits_spec["dataset"]["train_data_sources"][0]["json_file"], copy)
+    gone = tmp_path / "images"
+    gone.mkdir()
+    digits_spec["dataset"]["train_data_sources"][0] = {"image_dir": str(gone), "json_file": str(copy)}
+    paths = cluster._paths(ExperimentSpec.from_dict(digits_spec))
+    assert len(paths) == 4
+    assert cluster.look_around({**needs, "paths": paths})["errors"] == []
+    gone.rmdir()
+    copy.write_text("[]")
+    errors = cluster.look_around({**needs, "paths": paths})["errors"]
+    assert [error.split(" ", 1)[0] for error in errors] == [
+        "`dataset.train_data_sources[0].image_dir`",
+        "`dataset.train_data_sources[0].json_file`",
+    ]
+    assert "cannot be read there; put it where every node has it" in errors[0]
+    assert "is another file there than on the driver; copy it again" in errors[1]
+
+
+def test_warnings_stop_nothing(needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr(cluster, "_sees_gpus", lambda: False)
+    found = cluster.look_around({**needs, "tracking": uri, "gpus": 2.0})
+    assert found["errors"] == []
+    assert "does not answer there; only the driver writes to it" in found["warnings"][0]
+    assert "Ray counts 2 GPUs there, but torch sees none" in found["warnings"][1]
+
+
+def test_shadowed_package(needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def shadowed() -> None:
+        raise cluster.ShadowedPackageError("the package `model` must come from ours")
+
+    monkeypatch.setattr(cluster.guard, "check", shadowed)
+    assert cluster.look_around(needs)["errors"] == ["the package `model` must come from ours"]
