@@ -148,7 +148,7 @@ def test_ready_node(needs: dict[str, Any]) -> None:
 def test_other_code_and_versions(needs: dict[str, Any]) -> None:
     found = cluster.look_around({**needs, "code": "other", "versions": {**needs["versions"], "torch": "1.0"}})
     assert "differ from the driver's; install the same version of ddetr-automl" in found["errors"][0]
-    assert "and 1.0 on the driver; install one version everywhere" in found["errors"][1]
+    assert "and 1.0 on the driver; install the same on every node" in found["errors"][1]
 
 
 def test_storage_that_is_not_shared(needs: dict[str, Any]) -> None:
