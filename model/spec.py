@@ -381,8 +381,8 @@ class TrainSpec:
         None, title="Model weights", doc="Checkpoint of a whole detector to start from."
     )
     clip_grad_norm: float = field(
-        0.1, title="Gradient clipping", doc="Largest L2 norm of the gradient; 0 switches it off.", math_cond=">= 0.0",
-        note="TAO states > 0.0, yet its trainer takes 0 for off",
+        0.1, title="Gradient clipping", doc="Largest L2 norm of the gradient; 0 switches it off.", math_cond="> 0.0",
+        also=(0.0,),
     )  # fmt: skip
     is_dry_run: bool = field(False, title="Dry run", doc="One training and one validation batch, then stop.")
     optim: OptimSpec = field(OptimSpec, title="Optimizer", doc="Learning rates and their schedule.")

@@ -81,6 +81,8 @@ def _node(
         node["parent_param"] = "TRUE"
     if info.popular:
         node["popular"] = list(info.popular) if isinstance(info.popular, tuple) else True
+    if info.also:
+        node["x_also"] = list(info.also)
     if info.note:
         node["x_note"] = info.note
     return {**node, **info.extra}

@@ -34,6 +34,8 @@ class FieldInfo:
     enum: tuple[Any, ...] | None = None
     search: bool | None = None
     """True: in `automl_default_parameters`; False: in `automl_disabled_parameters`; None: in neither."""
+    also: tuple[Any, ...] = ()
+    """Values outside the range that mean something of their own (0: off)."""
     math_cond: str | None = None
     depends_on: str | None = None
     """Dotted name of the field that `math_cond` (or an overlay's rule) refers to."""
@@ -50,7 +52,7 @@ class FieldInfo:
 
     def problem(self, value: Any) -> str | None:
         """The rule that `value` breaks, or None. Numbers are checked against bounds, anything against the enum."""
-        if value is None:
+        if value is None or value in self.also:
             return None
         if self.enum is not None and value not in self.enum:
             return f"must be one of {', '.join(map(str, self.enum))}"

@@ -79,6 +79,8 @@ class Leaf:
     open_high: bool = False
     choices: tuple[Any, ...] | None = None
     """Of a list: what its items may be, unless the choices are lists themselves."""
+    also: tuple[Any, ...] = ()
+    """Values outside bounds and choices that mean something of their own (`x_also: [0]`, off)."""
     weights: tuple[float, ...] | None = None
     """Relative weights of `choices`, from `option_weights`."""
     rules: tuple[Rule, ...] = ()
@@ -133,6 +135,10 @@ class Leaf:
 
     def bounds(self) -> str:
         """The allowed values in words, empty when anything goes."""
+        rule = self._bounds()
+        return f"{rule}, or {', '.join(map(str, self.also))}" if rule and self.also else rule
+
+    def _bounds(self) -> str:
         if self.alternatives:
             return " or ".join(dict.fromkeys(filter(None, map(Leaf.described, self.alternatives))))
         if self.choices is not None:
@@ -174,7 +180,7 @@ class Leaf:
 
     def problem(self, value: Any) -> str | None:
         """The rule that a value breaks, in words, or None. Unset values (None) break none."""
-        if value is None:
+        if value is None or any(same(value, each) for each in self.also):
             return None
         if self.alternatives:
             return None if any(each.problem(value) is None for each in self.alternatives) else self.bounds()

@@ -98,6 +98,7 @@ def _leaf(
         has_default=has_default,
         **_tightened(bounds, rules)._asdict(),
         choices=choices,
+        also=tuple(node["x_also"]) if isinstance(node.get("x_also"), list) else (),
         weights=weights,
         rules=rules,
         depends_on=_parents(node.get("depends_on"), notes),

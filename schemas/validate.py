@@ -87,6 +87,10 @@ def _group(is_open: bool) -> dict[str, Any]:
 def _leaf(leaf: Leaf) -> dict[str, Any]:
     if leaf.alternatives:
         return {"anyOf": list(map(_leaf, leaf.alternatives))}
+    return {"anyOf": [{"enum": list(leaf.also)}, _ruled(leaf)]} if leaf.also else _ruled(leaf)
+
+
+def _ruled(leaf: Leaf) -> dict[str, Any]:
     node: dict[str, Any] = {}
     if leaf.kind in _TYPES:
         node["type"] = [_TYPES[leaf.kind], *(["string"] if leaf.lone else []), "null"]
@@ -204,7 +208,7 @@ def _explain(
     leaf = _leaf_at(schema, steps)
     if leaf is None:
         return [Problem(name, f"`{name}` must be a group of keys, but is {value!r}.")]
-    rule = leaf.described() if leaf.alternatives or error.validator == "type" else leaf.bounds()
+    rule = leaf.described() if error.validator in ("type", "anyOf") else leaf.bounds()
     return [Problem(name, f"`{name}` must be {rule or leaf.described()}, but is {value!r}{_near_choice(value, leaf)}")]
 
 

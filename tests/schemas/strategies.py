@@ -177,7 +177,7 @@ KEYS = (
     "type", "default", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const",
     "math_cond", "depends_on", "parent_param", "popular", "automl_enabled", "option_weights", "pattern", "properties",
     "additionalProperties", "required", "anyOf", "oneOf", "allOf", "$ref", "$defs", "not", "items", "prefixItems",
-    "minItems", "maxItems", "minLength", "uniqueItems", "title", "description",
+    "minItems", "maxItems", "minLength", "uniqueItems", "x_also", "title", "description",
 )  # fmt: skip
 """Every key of a leaf that means something."""
 ROOT_KEYS = ("automl_default_parameters", "automl_disabled_parameters", "x_tao_schema", "$schema", "$id", "$defs",

@@ -33,6 +33,7 @@ def nested(name: str, value: Any) -> dict[str, Any]:
         ("train.gpu_ids", 3, "`train.gpu_ids` must be a list, but is 3."),
         ("train.cudnn", 3, "`train.cudnn` must be a group of keys, but is 3."),
         ("train", 3, "`train` must be a group of keys, but is 3."),
+        ("train.clip_grad_norm", -1.0, "`train.clip_grad_norm` must be a number above 0, or 0.0, but is -1.0."),
         ("export.input_channel", 2, "`export.input_channel` must be one of 1, 3, but is 2."),
         ("quantize.device", "tpu",
          "`quantize.device` must be text that fits ^(cuda|cpu|trt|cuda:[0-9]+)$, but is 'tpu'."),
@@ -67,6 +68,7 @@ def test_all_at_once_each_once() -> None:
 ACCEPTED = [
     ("train.optim.lr", "1e-3", 1e-3), ("train.num_epochs", "12", 12), ("train.num_epochs", 12.0, 12),
     ("dataset.pin_memory", "TRUE", True), ("dataset.pin_memory", "false", False), ("train.optim.lr", None, 2e-4),
+    ("train.clip_grad_norm", 0, 0.0),
     ("train.pretrained_model_path", "", None), ("evaluate.checkpoint", "???", None), ("model_name", 7, "7"),
     ("dataset.augmentation.fixed_random_crop", None, None),
 ]  # fmt: skip
