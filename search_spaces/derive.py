@@ -46,15 +46,9 @@ def derive(
         effective = dotted.put(effective, name, value)
     view = View(spec=effective, schema=read, facts=overlay.get("facts", {}), data=data or {})
 
-    dropped: list[Dropped] = []
-    refused: dict[str, str] = {}
     excluded = {full_name(name, by_names(asked)) for name in choice.exclude}
-    for candidate in asked:
-        if reason := unwanted(candidate, choice, fixed, excluded, read):
-            refused[candidate.name] = reason
-    view.wanted = {each.leaf.name for each in asked if each.name not in refused}
-    found, rules = _settled(asked, refused, view, edges, dropped)
-    found, related = relate(found, edges, view, dropped)
+    reasons = {each.name: unwanted(each, choice, fixed, excluded, read) for each in asked}
+    found, rules, related, dropped = _settled(asked, {k: v for k, v in reasons.items() if v}, view, edges)
     found, picked = _ordered(found, read)
     rules = [*picked, *rules, *related]
     for name, entry in derived(read, overlay, edges).items():
@@ -68,18 +62,16 @@ def derive(
 
 
 def _settled(
-    asked: Sequence[Candidate],
-    refused: Mapping[str, str],
-    view: View,
-    edges: Sequence[Relation],
-    dropped: list[Dropped],
-) -> tuple[dict[str, Parameter], list[Rule]]:
-    """The parameters and their rules. What is left out may leave another one without effect, so this looks again until
-    nothing more is lost."""
+    asked: Sequence[Candidate], refused: Mapping[str, str], view: View, edges: Sequence[Relation]
+) -> tuple[dict[str, Parameter], list[Rule], list[Rule], list[Dropped]]:
+    """The parameters, their rules, those of the schema's relations, and what is left out. That may leave another one
+    without effect or without a value to read, so this looks again until nothing more is lost."""
+    refused = dict(refused)
+    view.wanted = {each.leaf.name for each in asked if each.name not in refused}
     while True:
         wanted = view.wanted
         view.searched = set()
-        lost: list[Dropped] = []
+        dropped: list[Dropped] = []
         found: dict[str, Parameter] = {}
         rules: list[Rule] = []
         for candidate in asked:
@@ -87,14 +79,18 @@ def _settled(
             made = _inert(candidate, view) or refused.get(candidate.name) or _dimensions(candidate, view, edges)
             if isinstance(made, str):
                 view.wanted = view.wanted - {candidate.leaf.name}
-                lost.append(Dropped(candidate.shown, made))
+                dropped.append(Dropped(candidate.shown, made))
                 continue
             found |= {parameter.name: parameter for parameter in made.parameters}
             rules += [made.rule] if made.rule else []
             view.searched.add(candidate.name)
-        if view.wanted == wanted:
-            dropped += lost
-            return found, rules
+        if view.wanted != wanted:
+            continue
+        found, related, lost = relate(found, edges, view)
+        if lost is None:
+            return found, rules, related, dropped
+        refused[lost.name] = lost.because
+        view.wanted = view.wanted - {lost.name}
 
 
 def _inert(candidate: Candidate, view: View) -> str | None:
@@ -108,13 +104,22 @@ def _dimensions(candidate: Candidate, view: View, edges: Sequence[Relation]) -> 
     entry = candidate.entry
     case: Mapping[str, Any] = next((case for case in entry.get("cases", ()) if holds(case["when"], view)), {})
     entry = {**entry, **case}
-    if candidate.name != candidate.leaf.name:
+    if candidate.name != candidate.leaf.name and _sound(candidate, view):
         return Made([ranges.coordinate(candidate.name, entry, candidate.given)], _rule(candidate))
     if lists.described(entry) and candidate.leaf.kind == "list":
         return lists.of_list(candidate.leaf, entry, candidate.given, view)
+    if "rule" in entry:  # one that cannot be kept here: the key is drawn as it stands
+        entry = {key: value for key, value in entry.items() if key not in ("range", "around")}
     limits = _limits(candidate.leaf, entry, view, edges)
-    made = ranges.parameter(candidate.leaf, entry, view.value(candidate.name), candidate.given, limits)
+    made = ranges.parameter(candidate.leaf, entry, view.value(candidate.leaf.name), candidate.given, limits)
     return made if isinstance(made, str) else Made([made])
+
+
+def _sound(candidate: Candidate, view: View) -> bool:
+    """Whether the rule of a coordinate makes a value of the key's type from numbers that are there."""
+    kind = {"ratio": "float", "fraction": "int", "milestone": "list"}.get(candidate.entry["rule"])
+    read = [view.schema.leaves[key].kind if key in view.wanted else view.value(key) for key in candidate.entry["of"]]
+    return candidate.leaf.kind == kind and all(each in ("int", "float") or is_number(each) for each in read)
 
 
 def _limits(leaf: Leaf, entry: Mapping[str, Any], view: View, edges: Sequence[Relation]) -> ranges.Limits:

@@ -125,6 +125,7 @@ def _from_choices(leaf: Leaf, choices: tuple[Any, ...], given: Range | None, lim
         kind="categorical",
         choices=kept,
         weights=_weights(leaf, kept),
+        default=kept[0],
         origin=f"{SCHEMA} choices" if len(kept) == len(choices) else f"{SCHEMA} choices, those of {origin}",
     )
 
@@ -150,7 +151,8 @@ def _numeric(leaf: Leaf, found: Range, entry: Mapping[str, Any], limits: Limits)
         fitting = tuple(each for each in powers(power) if ends[0] <= each <= ends[1])
         if len(fitting) < 2:
             return _alone(fitting[0]) if fitting else f"no power of {power} lies between {ends[0]:g} and {ends[1]:g}"
-        return Parameter(name=leaf.name, kind="categorical", choices=fitting, origin=f"powers of {power}; {origin}")
+        words = f"powers of {power}; {origin}"
+        return Parameter(name=leaf.name, kind="categorical", choices=fitting, default=fitting[0], origin=words)
     if ends[0] == ends[1]:
         return _alone(ends[0])
     scale = "linear" if step > 1 or ends[0] <= 0 else _scale(found)

@@ -13,22 +13,10 @@ from search_spaces.space import Dropped, Parameter, Rule, beyond
 
 
 def relate(
-    given: Mapping[str, Parameter], edges: Sequence[Relation], view: View, dropped: list[Dropped]
-) -> tuple[dict[str, Parameter], list[Rule]]:
-    """Makes every relation hold for every draw: ranges are narrowed, and a child whose parent is searched becomes a
-    fraction of what is left. What has no room is dropped, and the rest is looked at again."""
-    found = dict(given)
-    while True:
-        narrowed, rules, lost = _relate_once(found, edges, view)
-        if lost is None:
-            return narrowed, rules
-        dropped.append(lost)
-        del found[lost.name]
-
-
-def _relate_once(
     given: Mapping[str, Parameter], edges: Sequence[Relation], view: View
 ) -> tuple[dict[str, Parameter], list[Rule], Dropped | None]:
+    """Makes every relation hold for every draw: ranges are narrowed, and a child whose parent is searched becomes a
+    fraction of what is left. The last item is a parameter for which there is no room; without it the rest may have."""
     found, rules = dict(given), []
     for edge in reversed(edges):  # children first, so that a grandparent sees its child's narrowed range
         for parent in [name for name in edge.parents if name in found]:
@@ -109,7 +97,10 @@ def _narrow(parameter: Parameter, limit: float, from_above: bool, strict: bool) 
         weights = None
         if parameter.weights is not None:
             weights = tuple(w for w, c in zip(parameter.weights, parameter.choices, strict=True) if c in kept)
-        return replace(parameter, choices=kept, weights=weights) if len(kept) > 1 else None
+        if len(kept) < 2:
+            return None
+        less = replace(parameter, choices=kept, weights=weights)
+        return replace(less, default=less.clip(parameter.default))
     assert parameter.low is not None
     assert parameter.high is not None
     integer = parameter.kind == "int"
@@ -121,7 +112,8 @@ def _narrow(parameter: Parameter, limit: float, from_above: bool, strict: bool) 
     if low >= high:
         return None
     note = parameter.origin if (low, high) == (parameter.low, parameter.high) else f"{parameter.origin}, narrowed"
-    return replace(parameter, low=low, high=high, default=parameter.clip(parameter.default), origin=note)
+    less = replace(parameter, low=low, high=high, origin=note)
+    return replace(less, default=less.clip(parameter.default))
 
 
 def _mirror(edge: Relation) -> str:

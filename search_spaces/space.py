@@ -200,6 +200,10 @@ def _span(rule: Rule, of: list[Any]) -> tuple[Any, Any]:
     return min(first, last), last
 
 
+def _share(value: Any, of: Any) -> float:
+    return value / of if of else math.inf
+
+
 def _nearest(value: Any, rule: Rule, of: list[Any]) -> At:
     """The place of the nearest choice."""
     return [min(range(len(rule.choices)), key=lambda place: abs(rule.choices[place] - value))]
@@ -231,9 +235,9 @@ FORWARD: Mapping[str, Callable[[At, Rule, list[Any]], Any]] = {
     "pick": lambda at, rule, of: rule.choices[int(at[0])],
 }
 BACKWARD: Mapping[str, Callable[[Any, Rule, list[Any]], At]] = {
-    "ratio": lambda value, rule, of: [value / of[0] if of[0] else math.inf],
-    "fraction": lambda value, rule, of: [value / of[0]],
-    "milestone": lambda value, rule, of: [(value[0] if value else of[0]) / of[0]],
+    "ratio": lambda value, rule, of: [_share(value, of[0])],
+    "fraction": lambda value, rule, of: [_share(value, of[0])],
+    "milestone": lambda value, rule, of: [_share(value[0], of[0]) if value else 1.0],
     "above": _way_between,
     "at_least": _way_between,
     "below": _way_between,
@@ -294,8 +298,8 @@ class SearchSpace:
                 sample[name] = self[name].clip(value)
         for rule in self.rules:
             value = dotted.get(spec, rule.target)
-            if rule.coordinates and _readable(value, rule):
-                of = [dotted.get(spec, key, self.context.get(key)) for key in rule.of]
+            of = [dotted.get(spec, key, self.context.get(key)) for key in rule.of]
+            if rule.coordinates and _readable(value, rule) and all(map(is_number, of)):
                 # A list that is longer or shorter than what is searched tells as many coordinates as it can.
                 for name, at in zip(rule.coordinates, BACKWARD[rule.kind](value, rule, of), strict=False):
                     sample[name] = self[name].clip(at)
