@@ -73,6 +73,11 @@ DDETR: Mapping[str, Command] = {
         "what is searched, what is not, and why; of any model by its schema",
         ("optional spec", "schema", "json", *SPACE, "overrides"),
     ),
+    "explain": Command(
+        "hpo.explain:explain",
+        "what a key does, and why it is or is not searched",
+        ("key", "optional spec", "schema", "overrides"),
+    ),
     "evaluate": Command("hpo.actions:evaluate", "score a checkpoint or an ONNX file on the test data", ACTION),
     "inference": Command("hpo.actions:inference", "label and draw images", ACTION),
     "export": Command("hpo.actions:export", "checkpoint to ONNX", ACTION),

@@ -23,6 +23,7 @@ from schemas import dotted, packaged, validate
 from schemas.dialect import Finding, Schema, read_schema
 from search_spaces import overlays
 from search_spaces.derive import Choice, derive
+from search_spaces.lint import lint
 from search_spaces.space import Parameter, SearchSpace
 
 
@@ -39,7 +40,7 @@ class Subject:
     remarks: Sequence[str] = ()
 
     def findings(self) -> list[Finding]:
-        return list(self.schema.findings)
+        return lint(self.schema, self.space, self.spec)
 
 
 def space(arguments: argparse.Namespace) -> None:
@@ -66,7 +67,7 @@ def read_subject(arguments: argparse.Namespace) -> Subject:
 def _ours(arguments: argparse.Namespace) -> Subject:
     """Our detector's space; of the defaults where there is no spec."""
     request = read_request(arguments.spec, arguments.overrides, flags=vars(arguments))
-    remarks: list[str] = []
+    remarks: list[str] = list(request.notices())
     if arguments.spec is None:
         remarks.append("of the packaged defaults; `-e SPEC` derives the space of a spec and its data")
     else:
@@ -183,19 +184,15 @@ def print_space(space: SearchSpace, console: Console) -> None:
 
 
 def print_findings(findings: Sequence[Finding], console: Console) -> None:
-    """A lint by kind; silence is said, too."""
+    """A lint, its kinds together; silence is said, too."""
     if not findings:
         console.print("lint: nothing to report")
         return
     console.print(f"lint: {len(findings)} findings")
-    for kind, group in groupby(sorted(findings, key=_kind), key=_kind):
+    for kind, group in groupby(findings, key=lambda each: each.kind):
         console.print(f"  {kind}")
         for each in group:
             console.print(f"    {each.name}: {each.text}", markup=False)
-
-
-def _kind(finding: Finding) -> str:
-    return getattr(finding, "kind", "schema")
 
 
 def range_text(parameter: Parameter) -> str:

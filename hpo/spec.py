@@ -234,7 +234,7 @@ def fixed_places(block: Any, sweep: SweepSpec, document: yamlio.Document) -> dic
 
 def _derive(spec: ExperimentSpec, choice: Choice, facts: Mapping[str, float]) -> SearchSpace:
     network = packaged.manifest()["network_arch"]
-    return derive(packaged.schema("train"), spec.to_dict(), overlays.overlay(network), choice)
+    return derive(packaged.schema("train"), spec.to_dict(), overlays.overlay(network), choice, facts)
 
 
 def _has_num_classes(raw: Mapping[str, Any]) -> bool:

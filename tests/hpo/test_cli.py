@@ -33,7 +33,7 @@ def only_run(tmp_path: Path) -> Path:
 
 def test_the_surface_is_this_one() -> None:
     assert sorted(DDETR) == [
-        "evaluate", "export", "gen_trt_engine", "inference", "make-data", "resume", "space", "train",
+        "evaluate", "explain", "export", "gen_trt_engine", "inference", "make-data", "resume", "space", "train",
     ]  # fmt: skip
     assert sorted(DIRECT) == ["evaluate", "export", "gen_trt_engine", "inference", "train"]
 
@@ -69,6 +69,25 @@ def test_a_users_mistake_is_a_paragraph_and_exit_2(
     assert not (tmp_path / "results").exists()
 
 
+def test_overrides_may_stand_anywhere(spec_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "space",
+        "train.num_epochs=20",
+        "-e",
+        str(spec_file),
+        "automl.tier=medium",
+        "--exclude",
+        "lr",
+        "model.aux_loss=false",
+    ]
+    assert main(words) == 0
+    assert "searched (medium)" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["space", "-e", str(spec_file), "--tear", "wide"])
+    assert stop.value.code == 2
+    assert "unrecognized arguments: --tear" in capsys.readouterr().err
+
+
 def test_exit_codes_of_named_errors() -> None:
     assert exit_code(DataError("x")) == 2
     assert exit_code(RunError("x")) == 2
@@ -99,10 +118,11 @@ def test_plain_training_has_the_layout_of_a_search(
     assert handoff["checkpoint"] == "trials/0/model_best.pth"
     assert handoff["classes"] == {"2": "digit"}
 
-    from hpo.tracking import Tracker
+    from mlflow import MlflowClient
 
-    tracker = Tracker(run.parent, run.name)
-    found = tracker._client.search_runs(["1"])
+    from hpo.tracking import tracking_uri
+
+    found = MlflowClient(tracking_uri(run.parent)).search_runs(["1"])
     assert [one.data.tags["trial.status"] for one in found] == ["completed"]
     assert "val_mAP50" in found[0].data.metrics
 
