@@ -12,13 +12,37 @@ from typing import Any
 from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
 from model.metrics import VAL_MAP50
 from model.spec import ExperimentSpec, InferSource, Source
+from schemas import dotted
 from schemas.build import build_schema, to_json, to_template
 from schemas.fields import field
+from schemas.structure import MANDATORY
 
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine", "quantize")
 NETWORK = {"model": "deformable-detr", "network_arch": "deformable_detr", "schema_version": 1}
 SHARED = ("dataset", "encryption_key", "model", "model_name", "quantize", "results_dir", "train", "wandb")
 """Sections of every action's schema; evaluate, inference, export and gen_trt_engine add their own."""
+DEPLOY: Mapping[str, Mapping[str, Any]] = {
+    "gen_trt_engine": {"results_dir": MANDATORY, "gen_trt_engine": None},
+    "evaluate": {
+        "results_dir": MANDATORY,
+        "dataset.batch_size": 1,
+        "dataset.test_data_sources.image_dir": MANDATORY,
+        "dataset.test_data_sources.json_file": MANDATORY,
+        "evaluate": None,
+        "evaluate.trt_engine": MANDATORY,
+    },
+    "inference": {
+        "results_dir": MANDATORY,
+        "dataset.batch_size": 1,
+        "dataset.infer_data_sources.image_dir": MANDATORY,
+        "dataset.infer_data_sources.classmap": "",
+        "inference": None,
+        "inference.trt_engine": MANDATORY,
+    },
+}
+"""Action of a TensorRT engine -> the keys of its template with their values; None takes the section's defaults. What
+the file beside an engine says (architecture, classes, preprocessing) is left out: a template with the defaults of
+training would contradict it. A batch of 1 lies in every profile that the engine's own defaults build."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +76,11 @@ def build() -> dict[str, str]:
         )
         texts[schema_name(action)] = to_json(document)
         texts[template_name(action)] = to_template(document, f"Every key of `{action}` with its default.")
+        if action in DEPLOY:
+            texts[template_name(action, deploy=True)] = to_template(
+                {"default": deploy_spec(action, document["default"])},
+                f"What `{action}` of a TensorRT engine reads; the rest stands in the file beside its input.",
+            )
     metric = {"name": VAL_MAP50.name, "goal": VAL_MAP50.goal}
     texts["manifest.json"] = to_json(manifest(metric))
     return texts
@@ -65,6 +94,9 @@ def manifest(metric: Mapping[str, Any]) -> dict[str, Any]:
         "dataset_type": "object_detection",
         "formats": ["coco", "coco_raw"],
         "actions": {action: {"schema": schema_name(action), "template": template_name(action)} for action in ACTIONS},
+        "deploy": {
+            action: {"schema": schema_name(action), "template": template_name(action, deploy=True)} for action in DEPLOY
+        },
     }
 
 
@@ -72,8 +104,16 @@ def schema_name(action: str) -> str:
     return f"{action}.schema.json"
 
 
-def template_name(action: str) -> str:
-    return f"spec_template_{action}.yaml"
+def template_name(action: str, *, deploy: bool = False) -> str:
+    return f"spec_template_{'deploy_' if deploy else ''}{action}.yaml"
+
+
+def deploy_spec(action: str, default: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested spec of an engine's action. default: the whole default spec of the action."""
+    spec: dict[str, Any] = {}
+    for name, value in DEPLOY[action].items():
+        spec = dotted.put(spec, name, dotted.get(default, name) if value is None else value)
+    return dotted.drop(spec, f"{action}.checkpoint")  # the engine takes its place
 
 
 def main(folder: Path) -> None:

@@ -18,7 +18,8 @@ def folder() -> Traversable:
 
 @functools.cache
 def manifest() -> Mapping[str, Any]:
-    """Actions with their files, `automl_enabled`, the metric with its goal, the dataset type and formats."""
+    """Actions with their files, those of an engine among them (`deploy`), `automl_enabled`, the metric with its goal,
+    the dataset type and formats."""
     return _read(MANIFEST)
 
 
@@ -33,9 +34,10 @@ def schema(action: str) -> Schema:
     return read_schema(document(action))
 
 
-def template(action: str) -> str:
-    """The text of the spec file that holds every default of an action."""
-    name: str = manifest()["actions"][action]["template"]
+def template(action: str, *, deploy: bool = False) -> str:
+    """The text of the spec file that holds every default of an action; deploy: that of an action of a TensorRT engine,
+    which is short (gen_trt_engine, evaluate, inference)."""
+    name: str = manifest()["deploy" if deploy else "actions"][action]["template"]
     return (folder() / name).read_text(encoding="utf-8")
 
 

@@ -53,6 +53,26 @@ def test_template_is_valid_and_holds_the_defaults(action: str) -> None:
     assert ExperimentSpec.from_dict(data) == ExperimentSpec()
 
 
+@pytest.mark.parametrize("action", ["gen_trt_engine", "evaluate", "inference"])
+def test_template_of_an_engine(action: str) -> None:
+    data = yamlio.loads(packaged.template(action, deploy=True)).data
+    assert validate.check(data, {action: packaged.schema(action)}) == []
+    spec = ExperimentSpec.from_dict(data)
+    assert spec == ExperimentSpec() if action == "gen_trt_engine" else spec.dataset.batch_size == 1
+    # Architecture and preprocessing are the engine's own; only what has to be filled in differs from the defaults.
+    assert not {"model", "train", "quantize", "wandb"} & set(data)
+    default = packaged.document(action)["default"]
+    changed = {name for name, value in dotted.leaves(data) if value != dotted.get(default, name)}
+    assert changed == {
+        "gen_trt_engine": {"results_dir"},
+        "evaluate": {"results_dir", "dataset.batch_size", "dataset.test_data_sources.image_dir",
+                     "dataset.test_data_sources.json_file", "evaluate.trt_engine"},
+        "inference": {"results_dir", "dataset.batch_size", "dataset.infer_data_sources.image_dir",
+                      "inference.trt_engine"},
+    }[action]  # fmt: skip
+    assert {"???"} == {value for name, value in dotted.leaves(data) if name in ("results_dir", f"{action}.trt_engine")}
+
+
 def test_titles_and_descriptions_are_written_for_every_key() -> None:
     for action in ACTIONS:
         for leaf in packaged.schema(action).leaves.values():
@@ -90,3 +110,6 @@ def test_manifest() -> None:
     assert manifest["dataset_type"] == "object_detection"
     assert manifest["formats"] == ["coco", "coco_raw"]
     assert set(manifest["actions"]) == set(ACTIONS)
+    assert set(manifest["deploy"]) == {"gen_trt_engine", "evaluate", "inference"}
+    names = [part["template"] for part in manifest["deploy"].values()]
+    assert names == [f"spec_template_deploy_{action}.yaml" for action in manifest["deploy"]]
