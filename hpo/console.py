@@ -5,7 +5,6 @@ Knows trials by number and their measurements; decides nothing. rich honours NO_
 
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +46,7 @@ class Console:
         self._metric, self._epochs, self._budget = known.metric, epochs, known.budget
         self._concurrent = concurrent
         self._started = time.monotonic()
-        for trial in known.trials:
+        for trial in (*known.trials, *known.repeats):
             row = self._rows[trial.number] = _Row(trial.number, trial.baseline, state="waiting")
             for one in trial.measurements:
                 self._take(row, one)
@@ -60,12 +59,17 @@ class Console:
     def note(self, text: str) -> None:
         self._out.print(text, markup=False)
 
-    def started(self, number: int, baseline: bool, params: Mapping[str, Any], epoch: int) -> None:
-        """A trial starts, or goes on after `epoch` completed epochs."""
-        row = self._rows.setdefault(number, _Row(number, baseline))
+    def started(self, trial: TrialRecord) -> None:
+        """A trial starts, or goes on after the epochs that it has."""
+        row = self._rows.setdefault(trial.number, _Row(trial.number, trial.baseline))
         row.state = "running"
-        what = "the default" if baseline else ", ".join(f"{name}={_short(value)}" for name, value in params.items())
-        self._line(f"trial {number} " + (f"goes on after epoch {epoch}" if epoch else f"starts: {what}"))
+        what = ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
+        if trial.baseline:
+            what = "the default"
+        if trial.repeats is not None:
+            row.note = what = f"trial {trial.repeats} again with another seed"
+        done = f"goes on after epoch {trial.epochs}" if trial.epochs else f"starts: {what}"
+        self._line(f"trial {trial.number} {done}")
 
     def measured(self, number: int, measurement: Measurement) -> None:
         row = self._rows[number]

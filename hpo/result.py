@@ -4,11 +4,12 @@ A run folder is complete in itself: `study.db` holds each trial's sample, epochs
 read while the sweep runs, after it died, and on another machine.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hpo.errors import RunError
 from model.metrics import Measurement, Metric
@@ -24,7 +25,7 @@ class Outcome(Enum):
     """Every way a trial can end."""
 
     COMPLETED = "completed"  # measured at full budget
-    PRUNED = "pruned"  # stopped by the scheduler; keeps its measurements
+    PRUNED = "pruned"  # stopped by the scheduler, or, with a reason, by the end of the sweep; keeps its measurements
     INFEASIBLE = "infeasible"  # can never run here (memory at one image, divergence); told to the searcher, not retried
     FAILED = "failed"  # the configuration's own crash; not retried
     LOST = "lost"  # the worker or node went away; retried without using the budget, recorded when that never ended
@@ -32,7 +33,8 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial of the study. `reason` is present exactly when it is infeasible, failed or lost."""
+    """One trial of the study. `reason` is present when it is infeasible, failed or lost, and when the end of the sweep
+    stopped it."""
 
     number: int
     baseline: bool
@@ -49,6 +51,14 @@ class TrialRecord:
     seconds: float
     checkpoint: Path | None
     """The best epoch's own checkpoint."""
+    repeats: int | None = None
+    """The number of the trial that this one runs again with another seed."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """Further objectives by name: parameters, milliseconds of a forward, megabytes."""
+
+    @property
+    def epochs(self) -> int:
+        return self.measurements[-1].epoch if self.measurements else 0
 
     def best(self, metric: Metric) -> Measurement | None:
         """The best epoch; the earliest of equals."""
@@ -66,6 +76,15 @@ class TrialRecord:
         return None if found is None else found.values[metric.name]
 
 
+class Score(NamedTuple):
+    """What a trial is ranked by: the mean over its seeds."""
+
+    mean: float
+    spread: float
+    """Sample standard deviation; 0 of a single run."""
+    seeds: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
     run_dir: Path
@@ -75,23 +94,61 @@ class SweepResult:
     budget: int
     space_hash: str
     seed: int
+    repeats: tuple[TrialRecord, ...] = ()
+    """Trials run again with other seeds, which are no configurations of their own."""
+    goals: Mapping[str, Literal["maximize", "minimize"]] = field(default_factory=dict)
+    """The objectives beside the metric, and their directions; empty for a search after one number."""
+    confirmed: tuple[int, ...] = ()
+    """Numbers of the trials that were to run again."""
+    ended: str | None = None
+    """Why the search is over; None while it is not."""
+    spent: tuple[str, ...] = ()
+    """A line for each budget: what was used of it."""
 
     @property
     def baseline(self) -> TrialRecord | None:
         return next((trial for trial in self.trials if trial.baseline), None)
 
+    def score(self, trial: TrialRecord) -> Score | None:
+        """None when the trial measured nothing."""
+        runs = [trial, *(again for again in self.repeats if again.repeats == trial.number and _counts(again))]
+        values = [value for value in (run.value(self.metric) for run in runs) if value is not None]
+        if trial.value(self.metric) is None:
+            return None
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        return Score(statistics.fmean(values), spread, len(values))
+
+    @property
+    def contenders(self) -> tuple[TrialRecord, ...]:
+        """Whom the winner is chosen from: the completed trials, or where none is, those that were trained longest; of
+        these the ones that ran again with other seeds, where any did."""
+        measured = [trial for trial in self.trials if trial.value(self.metric) is not None]
+        found = [trial for trial in measured if trial.outcome is Outcome.COMPLETED]
+        if not found:
+            stopped = [trial for trial in measured if trial.outcome is Outcome.PRUNED]
+            longest = max((trial.epochs for trial in stopped), default=0)
+            found = [trial for trial in stopped if trial.epochs == longest]
+        again = {run.repeats for run in self.repeats if _counts(run)} & {*self.confirmed}
+        return tuple(trial for trial in found if not again or trial.number in again)
+
     @property
     def best(self) -> TrialRecord | None:
-        """The completed trial with the best epoch. Among equals the lowest number: a tie keeps the default."""
+        """The contender with the best epoch, or with the best mean over its seeds. Among equals the one that no other
+        objective speaks against, then the lowest number: a tie keeps the default."""
         found: TrialRecord | None = None
-        for trial in self.trials:
-            value = trial.value(self.metric)
-            if trial.outcome is not Outcome.COMPLETED or value is None:
-                continue
-            leader = None if found is None else found.value(self.metric)
-            if leader is None or self.metric.better(value, leader):
+        for trial in self.contenders:
+            if found is None or self._ahead(trial, found):
                 found = trial
         return found
+
+    @property
+    def pareto(self) -> tuple[TrialRecord, ...]:
+        """Contenders that no other one beats in one objective without being worse in another."""
+        known = [trial for trial in self.contenders if self.goals.keys() <= trial.costs.keys()]
+        points = {trial.number: self._point(trial) for trial in known}
+        return tuple(
+            trial for trial in known if not any(_dominates(points[other], points[trial.number]) for other in points)
+        )
 
     @property
     def improved(self) -> bool:
@@ -100,46 +157,104 @@ class SweepResult:
 
     @property
     def finished(self) -> bool:
-        return len(self.trials) >= self.budget and all(trial.outcome is not None for trial in self.trials)
+        return self.ended is not None and all(trial.outcome is not None for trial in (*self.trials, *self.repeats))
+
+    def ranked(self) -> list[TrialRecord]:
+        """Contenders, best first."""
+        left, found = list(self.contenders), []
+        while left:
+            first = left[0]
+            for trial in left[1:]:
+                if self._ahead(trial, first):
+                    first = trial
+            found.append(first)
+            left.remove(first)
+        return found
+
+    def _ahead(self, one: TrialRecord, other: TrialRecord) -> bool:
+        """Whether `one`, the later number, is strictly better."""
+        mine, theirs = self.score(one), self.score(other)
+        assert mine is not None
+        assert theirs is not None
+        if mine.mean != theirs.mean:
+            return self.metric.better(mine.mean, theirs.mean)
+        return self.goals.keys() <= one.costs.keys() & other.costs.keys() and _dominates(
+            self._point(one), self._point(other)
+        )
+
+    def _point(self, trial: TrialRecord) -> tuple[float, ...]:
+        """The objectives, each so that more is better."""
+        score = self.score(trial)
+        assert score is not None
+        goals = {self.metric.name: self.metric.goal, **self.goals}
+        values = {self.metric.name: score.mean, **trial.costs}
+        return tuple(values[name] if goal == "maximize" else -values[name] for name, goal in goals.items())
 
     def verdict(self) -> str:
         """One line that says what came out, the default first."""
         best, baseline = self.best, self.baseline
-        default = baseline.value(self.metric) if baseline is not None else None
+        default = self.score(baseline) if baseline is not None else None
         if best is None:
             return "No trial completed: there is no winner."
-        value = best.value(self.metric)
-        assert value is not None
+        score = self.score(best)
+        assert score is not None
+        value = f"{self.metric.name} {_shown(score)}"
+        if best.outcome is not Outcome.COMPLETED:
+            value += f" after {best.epochs} epochs (none completed)"
         if best.baseline:
-            return f"Nothing beat the default ({self.metric.name} {value:.4f}): the default is the answer."
+            return f"Nothing beat the default ({value}): the default is the answer."
         if default is None:
             state = "no outcome" if baseline is None or baseline.outcome is None else baseline.outcome.value
-            return f"Trial {best.number} won with {self.metric.name} {value:.4f}; the default has no value ({state})."
-        gain = f"{value - default:+.4f} to the default's {default:.4f}"
-        return f"Trial {best.number} won with {self.metric.name} {value:.4f}, {gain}."
+            return f"Trial {best.number} won with {value}; the default has no value ({state})."
+        gain = f"{score.mean - default.mean:+.4f} to the default's {_shown(default)}"
+        return f"Trial {best.number} won with {value}, {gain}."
 
     def table(self) -> list[dict[str, str]]:
         """Rows for printing, best first, then those without a value in the order of numbers."""
-        known = [trial for trial in self.trials if trial.value(self.metric) is not None]
+        scores = {trial.number: self.score(trial) for trial in self.trials}
         sign = -1.0 if self.metric.goal == "maximize" else 1.0
-        known.sort(key=lambda trial: (sign * (trial.value(self.metric) or 0.0), trial.number))
-        default = self.baseline.value(self.metric) if self.baseline is not None else None
-        rest = [trial for trial in self.trials if trial.value(self.metric) is None]
-        return [self._row(trial, default) for trial in known + rest]
+        known = sorted(
+            (sign * score.mean, trial.number, trial)
+            for trial in self.trials
+            if (score := scores[trial.number]) is not None
+        )
+        rest = [trial for trial in self.trials if scores[trial.number] is None]
+        default = None if self.baseline is None else scores[self.baseline.number]
+        front = {trial.number for trial in self.pareto} if self.goals else set()
+        return [
+            self._row(trial, scores[trial.number], default, front) for trial in [*(each[-1] for each in known), *rest]
+        ]
 
-    def _row(self, trial: TrialRecord, default: float | None) -> dict[str, str]:
+    def _row(self, trial: TrialRecord, score: Score | None, default: Score | None, front: set[int]) -> dict[str, str]:
         best = trial.best(self.metric)
-        value = None if best is None else best.values[self.metric.name]
-        return {
+        row = {
             "trial": f"{trial.number} (default)" if trial.baseline else str(trial.number),
             "outcome": "running" if trial.outcome is None else trial.outcome.value,
-            "epochs": str(trial.measurements[-1].epoch) if trial.measurements else "0",
-            self.metric.name: "" if value is None else f"{value:.4f}",
-            "to default": "" if value is None or default is None else f"{value - default:+.4f}",
+            "epochs": str(trial.epochs),
+            self.metric.name: "" if score is None else _shown(score),
+            "to default": "" if score is None or default is None else f"{score.mean - default.mean:+.4f}",
             "best epoch": "" if best is None else str(best.epoch),
             "seconds": f"{trial.seconds:.0f}",
-            "note": trial.reason or "; ".join(trial.adjustments),
         }
+        for name in self.goals:
+            row[name] = f"{trial.costs[name]:.4g}" if name in trial.costs else ""
+        if self.goals:
+            row["Pareto"] = "yes" if trial.number in front else ""
+        row["note"] = "; ".join([*([trial.reason] if trial.reason else []), *trial.adjustments])
+        return row
+
+
+def _counts(run: TrialRecord) -> bool:
+    return run.outcome is Outcome.COMPLETED
+
+
+def _shown(score: Score) -> str:
+    return f"{score.mean:.4f}" + (f" ± {score.spread:.4f} of {score.seeds} seeds" if score.seeds > 1 else "")
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether `one` is nowhere worse and somewhere better; more is better."""
+    return all(a >= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
 
 def study_url(run_dir: Path) -> str:
@@ -158,36 +273,49 @@ def read_result(run_dir: Path) -> SweepResult:
 
 def result_of(study: "Study", run_dir: Path) -> SweepResult:
     facts = study.user_attrs
-    trials = study.get_trials(deepcopy=False)
+    begun = [record_of(trial, run_dir) for trial in study.get_trials(deepcopy=False) if is_begun(trial)]
     return SweepResult(
         run_dir=run_dir,
         metric=Metric(**facts["metric"]),
-        trials=tuple(record_of(trial, run_dir) for trial in trials if is_begun(trial)),
+        trials=tuple(record for record in begun if record.repeats is None),
         budget=facts["budget"],
         space_hash=facts["space"],
         seed=facts["seed"],
+        repeats=tuple(record for record in begun if record.repeats is not None),
+        goals=facts.get("goals", {}),
+        confirmed=tuple((facts.get("confirm") or {}).get("numbers", ())),
+        ended=facts.get("ended"),
+        spent=tuple(facts.get("spent", ())),
     )
 
 
 def is_begun(trial: "FrozenTrial") -> bool:
     """Whether the trial counts: not a point that still waits, not a draw that repeated an earlier configuration."""
-    return trial.state.name != "WAITING" and "repeats" not in trial.user_attrs
+    return trial.state.name != "WAITING" and "twin" not in trial.user_attrs
+
+
+def measurements_of(facts: Mapping[str, Any]) -> tuple[Measurement, ...]:
+    """The epochs among a trial's attributes; one that a later checkpoint took the place of is None there."""
+    keys = sorted(key for key, value in facts.items() if key.startswith("epoch/") and value is not None)
+    return tuple(Measurement(**facts[key]) for key in keys)
 
 
 def record_of(trial: "FrozenTrial", run_dir: Path) -> TrialRecord:
     facts = trial.user_attrs
     checkpoint = facts.get("checkpoint")
-    measurements = tuple(Measurement(**facts[key]) for key in sorted(key for key in facts if key.startswith("epoch/")))
+    measurements = measurements_of(facts)
     return TrialRecord(
         number=trial.number,
         baseline=bool(facts.get("baseline")),
         # A trial whose outcome is written but not yet told is still running: the study's state decides.
         outcome=Outcome(facts["outcome"]) if trial.state.is_finished() and "outcome" in facts else None,
         reason=facts.get("reason"),
-        sample=dict(trial.params),
+        sample=facts.get("sample", trial.params),
         params=facts.get("params", {}),
         adjustments=tuple(facts.get("adjustments", ())),
         measurements=measurements,
         seconds=float(facts.get("seconds", measurements[-1].seconds if measurements else 0.0)),
         checkpoint=None if checkpoint is None else run_dir / checkpoint,
+        repeats=facts.get("repeats"),
+        costs=facts.get("costs", {}),
     )

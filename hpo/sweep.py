@@ -7,23 +7,29 @@ Everything needed to go on is in the run folder before a trial starts: `spec.yam
 import dataclasses
 import json
 import logging
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
-from hpo import guard, schedulers, searchers
+from hpo import guard, schedulers, searchers, seeding
+from hpo.budget import Budget
+from hpo.cluster import Share, workers
 from hpo.console import Console
-from hpo.driver import Driver
-from hpo.errors import RunError, SweepStoppedError
-from hpo.ledger import Ledger, write_spec
+from hpo.driver import STOP_FILE, Driver
+from hpo.epochs import rescaled_space, scale
+from hpo.errors import InUseError, RunError, SweepStoppedError
+from hpo.ledger import Ledger, write_json, write_spec
 from hpo.locks import exclusive
 from hpo.result import SweepResult
+from hpo.runs import find_run
+from hpo.stall import Stall
+from hpo.sweep_spec import OBJECTIVES
 from hpo.tracking import Tracker
+from model.interrupt import interruptible
 from model.metrics import VAL_MAP50, Metric
 from model.spec import ExperimentSpec
 from schemas.structure import structure, unstructure
@@ -46,41 +52,97 @@ def run_sweep(
     console: Console | None = None,
     train: str = TRAIN,
     metric: Metric = VAL_MAP50,
+    clock: Callable[[], float] = time.monotonic,
+    stall: Stall | None = None,
 ) -> SweepResult:
-    """Searches `space` around `spec` in `run_dir`, an absolute folder without a sweep. `train` names "module:function".
+    """Searches `space` around `spec` in `run_dir`, an absolute folder without a sweep. `train` names "module:function";
+    `clock` and `stall`: by what time passes, and when a trial counts as stuck.
 
-    Raises RunError for a folder in use, SweepStoppedError when the first trials fail with one cause; KeyboardInterrupt
-    passes through, and `resume_sweep` goes on after any of them.
+    Raises RunError for a folder in use, ValueError for settings that cannot be, SweepStoppedError when the first trials
+    fail with one cause, DiskFullError; KeyboardInterrupt passes through, and `resume_sweep` goes on after any of them.
     """
     run_dir = run_dir.resolve()
     if (run_dir / SWEEP_FILE).exists():
         raise RunError(f"a new sweep needs a folder without one, but {run_dir} holds {SWEEP_FILE}; use `ddetr resume`.")
+    console = console or Console()
     if sweep.searcher == "auto":
         sweep = dataclasses.replace(sweep, searcher="tpe")
     searchers.check(sweep.searcher)
     schedulers.check(sweep.scheduler)
+    spec, adjustments = scale(spec, sweep.epochs)
+    space = rescaled_space(space, spec.train.num_epochs)
+    _check_epochs(spec, sweep)
+    for text in adjustments:
+        console.note(f"adjusted for {spec.train.num_epochs} epochs a trial: {text}")
+    points = [*sweep.points]
+    if sweep.seed_from:
+        room = max(1, sweep.trials - 1 - len(points))
+        seeds = seeding.best_of(find_run(sweep.seed_from, run_dir.parent), spec, space, most=min(seeding.MOST, room))
+        points += seeds.points
+        for line in seeds.lines:
+            console.note(line)
     with exclusive(run_dir / ".lock", holder="another driver"):
-        seed = sweep.seed if sweep.seed is not None else max(spec.train.seed, 0)
         ledger = Ledger.create(
             run_dir,
             spec,
             space,
             searcher=sweep.searcher,
-            seed=seed,
+            seed=sweep.seed if sweep.seed is not None else max(spec.train.seed, 0),
             budget=sweep.trials,
-            points=sweep.points,
+            points=points,
             metric=metric,
+            goals={name: OBJECTIVES[name] for name in sweep.objectives[1:]},
         )
         _write_request(run_dir, spec, sweep, space, train)
-        return _drive(ledger, spec, sweep, train, tracker, console)
+        return _drive(ledger, spec, sweep, train, tracker, console, clock, stall)
 
 
-def resume_sweep(run_dir: Path, *, tracker: Tracker | None = None, console: Console | None = None) -> SweepResult:
-    """Goes on with the sweep in `run_dir` after any interruption; reads its result when it is finished."""
+def resume_sweep(
+    run_dir: Path,
+    *,
+    add_trials: int = 0,
+    tracker: Tracker | None = None,
+    console: Console | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    stall: Stall | None = None,
+) -> SweepResult:
+    """Goes on with the sweep in `run_dir` after any interruption, or with `add_trials` more of them; reads its result
+    when it is finished."""
+    run_dir = run_dir.resolve()
+    with _opened(run_dir) as (ledger, spec, sweep, train):
+        (run_dir / STOP_FILE).unlink(missing_ok=True)
+        if add_trials > 0:
+            ledger.extend(add_trials)
+            limit = Budget.of(sweep, ledger.metric, ledger.budget).over(ledger.spent)
+            if limit is not None:
+                raise RunError(
+                    f"more trials need a budget that is not used up, but it is ({limit.text}); start a new search with "
+                    f"automl.seed_from={run_dir}."
+                )
+        return _drive(ledger, spec, sweep, train, tracker, console or Console(), clock, stall)
+
+
+def stop_sweep(run_dir: Path) -> bool:
+    """Ends the sweep in `run_dir` early: what runs is stopped and keeps its best epoch. True when the driver that is at
+    work was told to, False when there was none and the sweep is ended now."""
+    run_dir = run_dir.resolve()
+    if (run_dir / SWEEP_FILE).is_file():
+        (run_dir / STOP_FILE).touch()
+    try:
+        with _opened(run_dir) as (ledger, spec, sweep, train):
+            _drive(ledger, spec, sweep, train, None, Console(), time.monotonic, None)
+            (run_dir / STOP_FILE).unlink()
+            return False
+    except InUseError:
+        return True
+
+
+@contextmanager
+def _opened(run_dir: Path) -> Iterator[tuple[Ledger, ExperimentSpec, "SweepSpec", str]]:
+    """The book of a sweep, its spec, its settings and its training function, held against other drivers."""
     from hpo.sweep_spec import SweepSpec
     from search_spaces.space import SearchSpace
 
-    run_dir = run_dir.resolve()
     if not (run_dir / SWEEP_FILE).is_file():
         raise RunError(
             f"a sweep's folder must hold {SWEEP_FILE}, but {run_dir} does not; `ddetr runs` lists the sweeps."
@@ -91,21 +153,22 @@ def resume_sweep(run_dir: Path, *, tracker: Tracker | None = None, console: Cons
         assert not problems, problems
         spec = ExperimentSpec.from_dict(yaml.safe_load((run_dir / "spec.yaml").read_text(encoding="utf-8")))
         space = SearchSpace.from_dict(json.loads((run_dir / "space.json").read_text(encoding="utf-8")))
-        ledger = Ledger.open(run_dir, spec, space, sweep.searcher)
-        return _drive(ledger, spec, sweep, request["train"], tracker, console)
+        yield Ledger.open(run_dir, spec, space, sweep.searcher), spec, sweep, request["train"]
+
+
+def _check_epochs(spec: ExperimentSpec, sweep: "SweepSpec") -> None:
+    if sweep.total_epochs is not None and sweep.total_epochs < spec.train.num_epochs:
+        raise ValueError(
+            f"`automl.total_epochs` must be at least the epochs of one trial, but is {sweep.total_epochs} with "
+            f"{spec.train.num_epochs} a trial; raise it, or lower automl.epochs."
+        )
 
 
 def _write_request(run_dir: Path, spec: ExperimentSpec, sweep: "SweepSpec", space: "SearchSpace", train: str) -> None:
     write_spec(spec.to_dict(), run_dir / "spec.yaml")
-    _write_json(space.to_dict(), run_dir / "space.json")
+    write_json(space.to_dict(), run_dir / "space.json")
     # Last: its presence says that the folder is complete.
-    _write_json({"sweep": unstructure(sweep), "train": train}, run_dir / SWEEP_FILE)
-
-
-def _write_json(value: Mapping[str, Any], path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json({"sweep": unstructure(sweep), "train": train}, run_dir / SWEEP_FILE)
 
 
 def _drive(
@@ -114,26 +177,31 @@ def _drive(
     sweep: "SweepSpec",
     train: str,
     tracker: Tracker | None,
-    console: Console | None,
+    console: Console,
+    clock: Callable[[], float],
+    stall: Stall | None,
 ) -> SweepResult:
     guard.check()
     run_dir = ledger.run_dir
-    console = console or Console()
     tracker = tracker or Tracker(run_dir.parent, run_dir.name, note=console.note)
-    driver = Driver(ledger, spec, sweep, console, tracker)
+    driver = Driver(ledger, spec, sweep, console, tracker, clock=clock, stall=stall)
     params = {"trials": ledger.budget, "epochs": spec.train.num_epochs, "searcher": sweep.searcher}
     tracker.begin({**params, "scheduler": sweep.scheduler, "metric": ledger.metric.name}, ledger.metric)
     result = ledger.result()
     tracker.catch_up(result)
     state = "failed"
     try:
-        if not result.finished:
-            with _ray(run_dir, sweep) as share:
+        driver.look()
+        if not driver.done:
+            with interruptible(), workers(run_dir, spec, sweep, console.note) as share:
+                driver.gpus = share.gpus
+                _check_gpus(share, sweep)
                 console.begin(result, epochs=spec.train.num_epochs, concurrent=share.concurrent)
                 _execute(driver, share, train)
         state = "finished" if driver.diagnosis is None else "failed"
     except KeyboardInterrupt:
         state = "interrupted"
+        console.note(f"interrupted; `ddetr resume {run_dir}` goes on")
         raise
     finally:
         console.close()
@@ -144,87 +212,12 @@ def _drive(
     return result
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Share:
-    """What one trial gets, and how many run at a time."""
-
-    cpus: int
-    gpus: float
-    concurrent: int
-
-
-def share(cpus: int, gpus: float, sweep: "SweepSpec", gpus_wanted: int = 1) -> Share:
-    """Divides the machines' `cpus` and `gpus`: threads times trials stay within the cores, a GPU is not shared unless
-    the sweep says so."""
-    each_gpu = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else float(min(gpus_wanted, gpus))
-    if each_gpu > gpus:
-        raise ValueError(f"`automl.gpus_per_trial` must be at most the GPUs there are ({gpus:g}), but is {each_gpu:g}.")
-    each_cpu = sweep.cpus_per_trial
-    if each_cpu is not None and each_cpu > cpus:
-        raise ValueError(f"`automl.cpus_per_trial` must be at most the cores there are ({cpus}), but is {each_cpu}.")
-    most = int(gpus / each_gpu) if each_gpu else cpus // (each_cpu or 1)
-    if each_cpu is not None:
-        most = min(most, cpus // each_cpu)
-    concurrent = max(1, min(most, cpus, sweep.concurrent or most))
-    default = cpus // concurrent if each_gpu or sweep.concurrent else 1
-    return Share(cpus=each_cpu or max(1, default), gpus=each_gpu, concurrent=concurrent)
-
-
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Tune's own records are not read
-    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # nor its snapshots
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is an exception here, as everywhere in Python
-}
-"""Set before ray is imported, unless the user set them."""
-WORKER_ENV = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
-"""How long a stopped training may take to leave a worker that is to be used again."""
-
-
-@contextmanager
-def _ray(run_dir: Path, sweep: "SweepSpec") -> Iterator[Share]:
-    """A Ray to run on: the one this process has already, or a local one of our own."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    shutil.rmtree(run_dir / ".ray", ignore_errors=True)  # of a driver that was killed
-    own = not ray.is_initialized()
-    if own:
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        ray.init(**ray_options(run_dir / ".ray" / "empty"))
-    try:
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield share(int(there.get("CPU", 1)), float(there.get("GPU", 0)), sweep)
-    finally:
-        if own:
-            ray.shutdown()
-        shutil.rmtree(run_dir / ".ray", ignore_errors=True)
-
-
-def ray_options(empty: Path) -> dict[str, Any]:
-    """Arguments of `ray.init` for a quiet local Ray whose workers import our packages.
-
-    Ray puts the driver's working directory first on a worker's path, where a user's model.py would hide our model. An
-    `empty` working directory of its own is the only thing that keeps it off (measured).
-    """
-    empty.mkdir(parents=True, exist_ok=True)
-    return {
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "configure_logging": False,
-        "runtime_env": {"working_dir": str(empty), "env_vars": {**WORKER_ENV, "PYTHONPATH": _worker_path()}},
-    }
-
-
-def _worker_path() -> str:
-    """PYTHONPATH for workers. With a working directory Ray no longer hands on the driver's path, so a checkout that is
-    not installed is named here; it stands before anything a user put there."""
-    home = str(Path(__file__).resolve().parent.parent)
-    return os.pathsep.join(part for part in (home, os.environ.get("PYTHONPATH")) if part)
+def _check_gpus(there: Share, sweep: "SweepSpec") -> None:
+    if sweep.gpu_hours is not None and not there.gpus:
+        raise ValueError(
+            f"`automl.gpu_hours` counts the GPUs of trials, but they have none here (gpu_hours={sweep.gpu_hours:g}); "
+            "use automl.hours."
+        )
 
 
 def _execute(driver: Driver, portion: Share, train: str) -> None:
@@ -235,11 +228,11 @@ def _execute(driver: Driver, portion: Share, train: str) -> None:
     from hpo.trial import run_trial
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by our console, once
-    run_dir = driver.ledger.run_dir
+    run_dir, costs = driver.ledger.run_dir, list(driver.ledger.goals)
     resources = {"CPU": float(portion.cpus), "GPU": portion.gpus}
     tuner = tune.Tuner(
         tune.with_resources(run_trial, resources),
-        param_space={"run_dir": str(run_dir), "train": train, "cpus": portion.cpus},
+        param_space={"run_dir": str(run_dir), "train": train, "cpus": portion.cpus, "costs": costs},
         tune_config=tune.TuneConfig(
             num_samples=-1,  # the searcher says when it is finished
             search_alg=Searching(driver),
@@ -250,4 +243,8 @@ def _execute(driver: Driver, portion: Share, train: str) -> None:
         ),
         run_config=tune.RunConfig(name="tune", storage_path=str(run_dir / ".ray"), verbose=0, log_to_file=False),
     )
-    tuner.fit()
+    with driver.carrying():
+        tuner.fit()
+    if driver.broken is not None:
+        raise driver.broken
+    driver.keep_time()

@@ -9,7 +9,7 @@ import gc
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,13 @@ def train(
     out: Path,
     *,
     on_epoch: OnEpoch | None = None,
+    on_adjust: Callable[[str], None] | None = None,
     cpus: int | None = None,
     resume: Path | None = None,
     cpu_processes: int | None = None,
 ) -> TrainResult:
-    """Trains `spec` into `out`. `cpus` bounds the data workers; `resume` goes on from a checkpoint of this very run.
+    """Trains `spec` into `out`. `cpus` bounds the data workers; `resume` goes on from a checkpoint of this very run;
+    `on_adjust` is told of each of the result's adjustments when it is made.
     `cpu_processes` asks for that many processes on a machine without a GPU, which otherwise gets one.
 
     Raises SpecError, DataError or CheckpointError for what the user wrote, NonFiniteLoss when training diverges,
@@ -83,10 +85,12 @@ def train(
             _prepare(out, spec, resume)
             _warn(spec, status)
         job = Job(spec=spec, out=out, cpus=cpus or os.cpu_count() or 1, resume=resume, place=where)
-        return _until_it_fits(job, status, on_epoch)
+        return _until_it_fits(job, status, on_epoch, on_adjust)
 
 
-def _until_it_fits(job: Job, status: StatusLog, on_epoch: OnEpoch | None) -> TrainResult:
+def _until_it_fits(
+    job: Job, status: StatusLog, on_epoch: OnEpoch | None, on_adjust: Callable[[str], None] | None
+) -> TrainResult:
     """Out of memory, the training goes on from its last checkpoint with half the images at once."""
     run = fit if job.place.world == 1 or launch.is_started_by_others() else fit_in_ranks
     adjustments: list[str] = []
@@ -110,6 +114,8 @@ def _until_it_fits(job: Job, status: StatusLog, on_epoch: OnEpoch | None) -> Tra
         adjustments.append(f"images at once {job.batch.per_forward} -> {smaller.per_forward} (out of memory)")
         note = f"Out of memory: going on with {smaller.per_forward} images at once instead of {job.batch.per_forward}."
         log.warning("%s", note)
+        if on_adjust is not None:
+            on_adjust(adjustments[-1])
         status.write("RUNNING", note, adjustment={"per_forward": [job.batch.per_forward, smaller.per_forward]})
         job = dataclasses.replace(job, per_forward=smaller.per_forward)
         if _stamp(latest) != before:

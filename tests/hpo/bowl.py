@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from model.errors import NonFiniteLoss, OutOfMemory
+from model.errors import CheckpointError, NonFiniteLoss, OutOfMemory
 from model.metrics import VAL_MAP50, Measurement
 
 
@@ -32,10 +32,10 @@ def bowl(lr: float, epoch: int) -> float:
     return (1.0 - 0.2 * (math.log10(lr) + 3.0) ** 2) * (1.0 - 0.5**epoch)
 
 
-def train(spec, out: Path, *, on_epoch=None, cpus=None, resume=None) -> Result:
+def train(spec, out: Path, *, on_epoch=None, on_adjust=None, cpus=None, resume=None) -> Result:
     """Each call adds a line to `calls.jsonl`, each epoch one to `epochs.jsonl`; the checkpoint is the history."""
     latest, best = out / "dd_model_latest.pth", out / "model_best.pth"
-    history = json.loads(resume.read_text()) if resume else []
+    history = _read(resume) if resume else []
     with (out / "calls.jsonl").open("a") as file:
         file.write(json.dumps({"pid": os.getpid(), "resumed": len(history), "cpus": cpus, "time": time.time()}) + "\n")
     lr = spec.train.optim.lr
@@ -56,6 +56,13 @@ def train(spec, out: Path, *, on_epoch=None, cpus=None, resume=None) -> Result:
         if on_epoch is not None:
             on_epoch(one)
     return Result(last=latest, best=best, measurements=tuple(measurements))
+
+
+def _read(checkpoint: Path) -> list[float]:
+    try:
+        return list(json.loads(checkpoint.read_text()))
+    except ValueError:
+        raise CheckpointError(f"{checkpoint} is torn") from None
 
 
 def _misfortune(spec, out: Path, epoch: int) -> None:

@@ -38,7 +38,7 @@ def tracking_in_the_run_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory: pytest.TempPathFactory):
     """Two CPUs; workers find the stand-in training by name."""
-    from hpo.sweep import QUIET, ray_options
+    from hpo.cluster import QUIET, options
 
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), before)))
@@ -46,7 +46,7 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory):
         os.environ.setdefault(name, value)
     import ray
 
-    ray.init(num_cpus=2, **ray_options(tmp_path_factory.mktemp("ray") / "empty"))
+    ray.init(num_cpus=2, **options(None, tmp_path_factory.mktemp("ray") / "empty"))
     yield
     ray.shutdown()
     if before is None:

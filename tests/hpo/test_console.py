@@ -1,6 +1,7 @@
 """What is printed: lines into a file, a table on a terminal."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console as RichConsole
@@ -12,7 +13,7 @@ from model.metrics import VAL_MAP50, Measurement
 EMPTY = SweepResult(run_dir=Path("run"), metric=VAL_MAP50, trials=(), budget=2, space_hash="", seed=0)
 
 
-def record(number: int, outcome: Outcome, *values: float, reason: str | None = None) -> TrialRecord:
+def record(number: int, outcome: Outcome | None, *values: float, reason: str | None = None) -> TrialRecord:
     return TrialRecord(
         number=number,
         baseline=number == 0,
@@ -33,11 +34,11 @@ def at(epoch: int, value: float) -> Measurement:
 
 def show(console: Console) -> None:
     console.begin(EMPTY, epochs=2, concurrent=1)
-    console.started(0, True, {}, 0)
+    console.started(record(0, None))
     console.measured(0, at(1, 0.25))
     console.measured(0, at(2, 0.5))
     console.ended(record(0, Outcome.COMPLETED, 0.25, 0.5))
-    console.started(1, False, {"train.optim.lr": 0.00012345}, 0)
+    console.started(replace(record(1, None), params={"train.optim.lr": 0.00012345}))
     console.measured(1, at(1, 0.75))
     console.ended(record(1, Outcome.INFEASIBLE, 0.75, reason="out of memory: [one] image"))
     console.close()
@@ -73,7 +74,7 @@ def test_table_keeps_the_default_and_the_newest() -> None:
     console = Console(RichConsole(file=text, force_terminal=True, width=120, height=15, color_system=None))
     console.begin(EMPTY, epochs=2, concurrent=1)
     for number in range(40):
-        console.started(number, number == 0, {}, 0)
+        console.started(record(number, None))
     console.close()
     last = text.getvalue()[text.getvalue().rindex("0 of 2 trials") :]
     assert "default" in last
@@ -85,10 +86,8 @@ def test_resumed_sweep_shows_what_is_known() -> None:
     text = io.StringIO()
     console = Console(RichConsole(file=text, force_terminal=False, width=200))
     known = record(0, Outcome.COMPLETED, 0.25, 0.5)
-    from dataclasses import replace
-
     console.begin(replace(EMPTY, trials=(known,)), epochs=2, concurrent=1)
-    console.started(1, False, {}, 1)
+    console.started(record(1, None, 0.1))
     console.measured(1, at(2, 0.4))
     assert text.getvalue().splitlines() == [
         "trial 1 goes on after epoch 1",

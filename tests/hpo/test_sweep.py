@@ -22,7 +22,7 @@ from hpo.errors import RunError
 from hpo.ledger import Ledger
 from hpo.locks import exclusive
 from hpo.result import Outcome, read_result
-from hpo.sweep import Share, resume_sweep, run_sweep, share
+from hpo.sweep import resume_sweep, run_sweep
 from hpo.sweep_spec import SweepSpec
 from hpo.tracking import EXPERIMENT, Tracker
 from model.metrics import VAL_MAP50
@@ -54,29 +54,6 @@ def wait(condition: Callable[[], bool], seconds: float, what: str) -> float:
         assert time.monotonic() - begun < seconds, f"{what} took over {seconds} s"
         time.sleep(0.05)
     return time.monotonic() - begun
-
-
-@pytest.mark.parametrize(
-    ("cpus", "gpus", "block", "expected"),
-    [
-        (2, 0, {}, Share(cpus=1, gpus=0.0, concurrent=2)),
-        (8, 0, {"concurrent": 2}, Share(cpus=4, gpus=0.0, concurrent=2)),
-        (8, 0, {"cpus_per_trial": 3}, Share(cpus=3, gpus=0.0, concurrent=2)),
-        (1, 0, {"concurrent": 4}, Share(cpus=1, gpus=0.0, concurrent=1)),
-        (16, 4, {}, Share(cpus=4, gpus=1.0, concurrent=4)),
-        (16, 4, {"gpus_per_trial": 0.5}, Share(cpus=2, gpus=0.5, concurrent=8)),
-        (16, 4, {"gpus_per_trial": 2.0, "concurrent": 1}, Share(cpus=16, gpus=2.0, concurrent=1)),
-        (2, 8, {}, Share(cpus=1, gpus=1.0, concurrent=2)),
-    ],
-)
-def test_share(cpus: int, gpus: float, block: dict[str, Any], expected: Share) -> None:
-    assert share(cpus, gpus, SweepSpec(**block)) == expected
-
-
-@pytest.mark.parametrize("block", [{"gpus_per_trial": 2.0}, {"cpus_per_trial": 5}])
-def test_more_than_there_is(block: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be at most the"):
-        share(4, 1, SweepSpec(**block))
 
 
 def test_every_ending_has_its_name(
@@ -276,7 +253,7 @@ def test_ctrl_c_saves(local_ray: None, tmp_path: Path, bowl: Any) -> None:
     driver, run = begin(tmp_path, 6)
     driver.send_signal(signal.SIGINT)
     assert driver.wait(60) != 0
-    assert "KeyboardInterrupt" in (tmp_path / "log").read_text()
+    assert "goes on" in (tmp_path / "log").read_text()
     assert {run.info.status for run in mlflow_runs(tmp_path / "results")} <= {"FINISHED", "KILLED"}
     assert not (run / ".ray").exists()
     result = resume_sweep(run, console=quiet())
