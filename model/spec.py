@@ -108,6 +108,31 @@ class AugmentationSpec:
         note="absent from the table",
     )
 
+    def problems(self) -> list[str]:
+        """All rules between keys, and of the items of lists, that are broken."""
+        found = []
+        if self.fixed_random_crop is None and self.train_random_crop_max <= self.train_random_crop_min:
+            found.append(
+                "`dataset.augmentation.train_random_crop_max` must be above `train_random_crop_min`, but they are "
+                f"{self.train_random_crop_max} and {self.train_random_crop_min}; raise the one or lower the other."
+            )
+        for name in ("scales", "train_random_resize"):
+            sides = list(getattr(self, name))
+            if not sides or min(sides) < 1:
+                found.append(
+                    f"`dataset.augmentation.{name}` must be one or more sides of at least 1 pixel, but is {sides}; "
+                    "correct it, or leave it out."
+                )
+        for name in ("input_mean", "input_std"):
+            numbers = list(getattr(self, name))
+            if len(numbers) != 3 or (name == "input_std" and min(numbers) <= 0):
+                kind = "three numbers above 0" if name == "input_std" else "three numbers"
+                found.append(
+                    f"`dataset.augmentation.{name}` must be {kind}, one for each of red, green and blue, but is "
+                    f"{numbers}; correct it, or leave it out."
+                )
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
@@ -153,6 +178,9 @@ class DatasetSpec:
     augmentation: AugmentationSpec = field(
         AugmentationSpec, title="Augmentation", doc="Sizes, crops, flips, normalisation.", search=False
     )
+
+    def problems(self) -> list[str]:
+        return self.augmentation.problems()
 
     @property
     def has_validation(self) -> bool:
@@ -406,6 +434,11 @@ class TrainSpec:
             found.append(_interval_problem("checkpoint_interval", self.checkpoint_interval, self.num_epochs))
         if self.validation_interval > self.num_epochs:
             found.append(_interval_problem("validation_interval", self.validation_interval, self.num_epochs))
+        if any(step < 1 for step in self.optim.lr_steps):
+            found.append(
+                "`train.optim.lr_steps` must be epochs of at least 1, but is "
+                f"{list(self.optim.lr_steps)}; correct it, or set train.optim.lr_drop to a share of the training."
+            )
         return found
 
 
@@ -525,19 +558,10 @@ class ExperimentSpec:
         return (
             self.model.problems(self.dataset.num_classes)
             + self.train.problems()
-            + self._data_problems()
+            + self.dataset.problems()
             + self.evaluate.problems("evaluate")
             + self.inference.problems("inference")
         )
-
-    def _data_problems(self) -> list[str]:
-        crop = self.dataset.augmentation
-        if crop.fixed_random_crop is None and crop.train_random_crop_max <= crop.train_random_crop_min:
-            return [
-                "`dataset.augmentation.train_random_crop_max` must be above `train_random_crop_min`, but they are "
-                f"{crop.train_random_crop_max} and {crop.train_random_crop_min}; raise the one or lower the other."
-            ]
-        return []
 
     def to_dict(self) -> dict[str, Any]:
         plain = unstructure(self)

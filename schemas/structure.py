@@ -96,7 +96,14 @@ def _sequence(item: Any, value: Any, path: str, problems: list[str]) -> tuple[An
         value = [value] if value else []  # one name where several may stand, as TAO's own specs write it
     if not isinstance(value, list | tuple):
         raise ValueError("must be a list")
-    return tuple(_convert(item, each, f"{path}[{place}]", problems) for place, each in enumerate(value))
+    items = []
+    for place, each in enumerate(value):
+        where = f"{path}[{place}]"
+        try:
+            items.append(_convert(item, each, where, problems))
+        except ValueError as error:
+            problems.append(f"`{where}` {error}, but is {each!r}.")
+    return tuple(items)
 
 
 def _int(value: Any) -> int:
