@@ -109,7 +109,8 @@ class Leaf:
     @property
     def multiple(self) -> int | None:
         """The number that every value is a multiple of (`/ 8`); for integers only."""
-        if self.kind not in ("int", "ordered") or self.depends_on:
+        compares = any(rule.rhs is None for rule in self.rules)
+        if self.kind not in ("int", "ordered") or (self.depends_on and not compares):  # a share of the other, then
             return None
         found = self._whole("/", 1)
         return math.lcm(*found) if found else None

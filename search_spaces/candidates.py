@@ -111,7 +111,7 @@ def derived(schema: Schema, overlay: Mapping[str, Any], edges: Sequence[Relation
     found = {name: entry for name, entry in overlay.get("derived", {}).items() if name in schema.leaves}
     related = {edge.child for edge in edges}
     for leaf in schema.leaves.values():
-        if leaf.search and leaf.name not in found and leaf.name not in related and leaf.kind == "int":
+        if leaf.name not in found and leaf.name not in related and leaf.kind == "int":
             entry = overlays.entry(leaf, schema, "derived")
             if entry and leaf.choices is None and leaf.multiple is None and leaf.power is None and not leaf.excluded:
                 found[leaf.name] = entry

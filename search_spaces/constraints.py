@@ -216,9 +216,12 @@ def relations(schema: Schema) -> list[Relation]:
 
 def _relation(leaf: Leaf, schema: Schema) -> Relation | None:
     parents = tuple(name for name in leaf.depends_on if name in schema.leaves)
-    for rule in leaf.rules if parents else ():
+    if not parents:
+        return None
+    for rule in leaf.rules:
         if rule.rhs is None and rule.op in RELATIONS:
             return Relation(RELATIONS[rule.op], leaf.name, parents)
+    for rule in leaf.rules if all(rule.rhs is not None for rule in leaf.rules) else ():
         if rule.op == "/" and rule.rhs and rule.rhs >= 1:  # a share of the other: warm-up, at most half of the epochs
             return Relation("at_most", leaf.name, parents, 1 / rule.rhs)
     return None

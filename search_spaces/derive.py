@@ -53,11 +53,12 @@ def derive(
     rules = [*picked, *rules, *related]
     for name, entry in derived(read, overlay, edges).items():
         targets = {*found, *(rule.target for rule in rules)}
-        dropped.append(Dropped(name, explain(entry["because"], view)))
-        others = [key for key in entry["of"] if key != name]
-        if targets & set(others) and all(is_number(view.value(key)) for key in entry["of"]):
+        moved = bool(targets & {key for key in entry["of"] if key != name})
+        if moved and all(is_number(view.value(key)) for key in entry["of"]):
             low = read.leaves[name].low
             rules.append(Rule(kind=entry["rule"], target=name, of=tuple(entry["of"]), low=low))
+        if moved or read.leaves[name].search:
+            dropped.append(Dropped(name, explain(entry["because"], view)))
     return _space(found, rules, dropped, view, choice.tier)
 
 

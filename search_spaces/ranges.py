@@ -193,11 +193,10 @@ def _around_excluded(leaf: Leaf, low: float, high: float, step: int) -> tuple[fl
     """The longer side of a range around the values that `!=` rules out."""
     for value in sorted(leaf.excluded):
         if low <= value <= high:
-            if leaf.kind == "int":
-                below, above = (low, value - step), (value + step, high)
-            else:
-                below, above = (low, math.nextafter(value, -math.inf)), (math.nextafter(value, math.inf), high)
-            low, high = below if below[1] - below[0] > above[1] - above[0] else above
+            whole = leaf.kind == "int"
+            top = int(value) - step if whole else math.nextafter(value, -math.inf)
+            bottom = int(value) + step if whole else math.nextafter(value, math.inf)
+            low, high = (low, top) if top - low > high - bottom else (bottom, high)
     return low, high
 
 

@@ -1,74 +1,79 @@
-"""Schemas of models that nothing here knows: hand-made oddities, and shapes driven by hypothesis."""
+"""Schemas of models that nothing here knows: hand-made oddities, shapes driven by hypothesis, and real ones.
+
+TAO_SCHEMAS=FOLDER pytest tests/search_spaces/test_any_schema.py    tries every train.schema.json below the folder
+"""
 
 import json
 import math
-import operator
+import os
 import random
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import dotted
-from schemas.dialect import Schema, loads, read_schema
+from schemas.dialect import loads, read_schema
 from search_spaces.derive import TIERS, Choice, derive
+from search_spaces.lint import lint
+from search_spaces.lookup import look_up
 from search_spaces.space import SearchSpace
+from tests.schemas.strategies import any_documents, documents
+from tests.search_spaces.raw_check import broken
 
-COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
-
-
-def check(schema: Schema, values: dict[str, Any]) -> None:
-    """The bounds, enums and rules of a schema, written a second time and without a space."""
-    for name, value in values.items():
-        leaf = schema.leaves[name]
-        if leaf.choices is not None:
-            assert value in leaf.choices
-            continue
-        if leaf.kind == "bool":
-            assert isinstance(value, bool)
-            continue
-        if leaf.kind == "int":
-            assert isinstance(value, int)
-        assert leaf.low is None or value > leaf.low or (value == leaf.low and not leaf.open_low)
-        assert leaf.high is None or value < leaf.high or (value == leaf.high and not leaf.open_high)
-    for leaf in schema.leaves.values():
-        value = values.get(leaf.name, leaf.default)
-        for op, rhs in leaf.rules:
-            if op == "!=" and leaf.name in values:
-                assert value != rhs
-            if op == "/" and leaf.name in values and leaf.kind in ("int", "ordered") and not leaf.depends_on:
-                assert value % rhs == 0
-            if op == "^" and leaf.name in values and leaf.kind in ("int", "ordered"):
-                assert value in [int(rhs) ** exponent for exponent in range(1, 64)]
-            for parent in leaf.depends_on if rhs is None else ():
-                other = values.get(parent, schema.leaves[parent].default)
-                if {leaf.name, parent} & set(values) and not {None, math.inf} & {value, other}:
-                    assert COMPARE[op](value, other), (leaf.name, value, op, parent, other)
+FOLDER = os.environ.get("TAO_SCHEMAS")
+REAL = sorted(Path(FOLDER).rglob("train.schema.json")) if FOLDER else []
 
 
-def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Equal but for the last bits of floats."""
-    close = [math.isclose(a[key], b[key], rel_tol=1e-9) if isinstance(a[key], float) else a[key] == b[key] for key in b]
-    return a.keys() == b.keys() and all(close)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-300) if isinstance(a, float) else bool(a == b)
 
 
-def try_out(document: dict[str, Any], draws: int, seed: int = 0, choice: Choice | None = None) -> SearchSpace:
+def placed(spec: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    for name, value in values.items():
+        spec = dotted.put(spec, name, value)
+    return spec
+
+
+def try_out(
+    document: dict[str, Any],
+    draws: int,
+    seed: int = 0,
+    choice: Choice | None = None,
+    spec: dict[str, Any] | None = None,
+    data: dict[str, float] | None = None,
+) -> SearchSpace:
+    """Derives a space, draws from it, and holds every draw against the raw JSON and against `encode`."""
+    spec = spec or {}
     schema = read_schema(document)
-    found = derive(document, {}, None, choice)
-    assert SearchSpace.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+    found = derive(schema, spec, None, choice, data)
+    assert SearchSpace.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     rng = random.Random(seed)
-    for _ in range(draws):
-        sample = found.draw(rng)
+    start = {parameter.name: parameter.default for parameter in found.parameters}
+    for sample in [start, *(found.draw(rng) for _ in range(draws))]:
         values = found.resolve(sample)
-        check(schema, values)
-        spec: dict[str, Any] = {}
-        for name, value in values.items():
-            spec = dotted.put(spec, name, value)
-        again = found.resolve(found.encode(dotted.merge(schema.default, spec)))
-        assert same(again, values), (again, values)
-    searchable = {leaf.name for leaf in schema.leaves.values() if leaf.search}
-    assert searchable == set(found.targets) | {dropped.name for dropped in found.dropped}
+        assert not broken(document, spec, values)
+        drawn = placed(dotted.merge(schema.default, spec), values)
+        again = found.encode(drawn)
+        if all(dotted.get(drawn, name) is not None for name in values):  # a key such as `cls[1]` has no place
+            assert same(found.resolve(again), values), (found.resolve(again), values)
+            direct = {name: value for name, value in sample.items() if name in values}
+            assert {name: again[name] for name in direct} == direct
     return found
+
+
+def accounted(document: dict[str, Any], found: SearchSpace) -> None:
+    """Every key that the schema calls searchable is searched or has a reason."""
+    searchable = {leaf.name for leaf in read_schema(document).leaves.values() if leaf.search}
+    assert searchable <= set(found.targets) | {dropped.name for dropped in found.dropped}
+    assert all(because for _, because in found.dropped)
 
 
 ODDITIES = """{
@@ -163,47 +168,132 @@ def test_effective_values_stand_in_for_parents_that_are_not_searched() -> None:
     assert "no room above low (500)" in hopeless.dropped[0].because
 
 
-NUMBERS = st.sampled_from([-5, -1, 0, 1, 2, 3, 8, 10, 100, 1000, 0.1, 0.5, 1e-4, float("inf"), None])
-CONDITIONS = st.sampled_from([None, "> 0", ">= 0.0", "!=0", "/ 8", "^ 2", "> 0.0 <= 1.0", "<100", "nonsense"])
-NODES = st.fixed_dictionaries(
-    {"type": st.sampled_from(["int", "float", "number", "bool", "categorical", "ordered_int", "list_2", "string"]),
-     "automl_enabled": st.sampled_from([True, True, False])},
-    optional={"default": NUMBERS, "minimum": NUMBERS, "maximum": NUMBERS, "math_cond": CONDITIONS,
-              "enum": st.sampled_from([[1, 2, 8, 64], ["a", "b"], [3]])},
-)  # fmt: skip
-NAMES = st.sampled_from(
-    ["lr", "weight_decay", "momentum", "workers", "batch_size", "num_queries", "prob", "x", "y", "z"]
+@settings(max_examples=100, deadline=None)
+@given(documents(), st.sampled_from(TIERS), st.booleans(), st.integers(0, 2**32))
+def test_any_shape(document: dict[str, Any], tier: str, everything: bool, seed: int) -> None:
+    leaves = read_schema(document).leaves.values()
+    wishes = tuple(f"+{leaf.name}" for leaf in leaves if not leaf.disabled) if everything else None
+    accounted(document, try_out(document, 5, seed, Choice(tier=tier, params=wishes)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_documents, st.sampled_from(TIERS))
+def test_nonsense_is_never_an_exception(document: dict[str, Any], tier: str) -> None:
+    schema = read_schema(document)
+    found = derive(schema, {}, None, Choice(tier=tier))
+    found.resolve(found.draw(random.Random(0)))
+    assert set(lint(schema, found)) >= {finding for finding in schema.findings if finding.kind != "unenforced"}
+    for name in schema.leaves:
+        assert look_up(name, schema, found, {}).name == name
+
+
+def maybe(**nodes: Any) -> st.SearchStrategy[dict[str, Any]]:
+    """Some of these keys, flagged or not."""
+    flags = {name: st.sampled_from([None, True, False]) for name in nodes}
+    return st.fixed_dictionaries({}, optional=flags).map(
+        lambda drawn: {
+            name: nodes[name] if flag is None else {**nodes[name], "automl_enabled": flag}
+            for name, flag in drawn.items()
+        }
+    )
+
+
+def numeric(kind: str, default: Any, low: Any = None, high: Any = None, **more: Any) -> dict[str, Any]:
+    bounds = {key: bound for key, bound in (("minimum", low), ("maximum", high)) if bound is not None}
+    return {"type": kind, "default": default, **bounds, **more}
+
+
+OPTIM = maybe(
+    optimizer={"type": "categorical", "enum": ["AdamW", "SGD"], "default": "AdamW"},
+    lr_scheduler={"type": "categorical", "enum": ["MultiStep", "StepLR", "cosine"], "default": "MultiStep"},
+    lr=numeric("float", 2e-4, 0.0, math.inf, math_cond="> 0.0"),
+    lr_backbone=numeric("float", 2e-5, 0.0, 1e-4, math_cond=">0.0"),
+    lr_steps={"type": "list_2", "default": [4, 8]},
+    lr_step_size=numeric("int", 4, 1, 10000, math_cond="> 0"),
+    lr_decay=numeric("float", 0.1, 0.0, 1.0, math_cond="> 0.0"),
+    momentum=numeric("float", 0.9, 0.0, 1.0),
+    betas={"type": "list_2", "default": [0.9, 0.999], "minimum": [0.8, 0.9], "maximum": [0.95, math.inf]},
+    warmup_epochs=numeric("int", 0, 0, math.inf, math_cond="/ 2", depends_on="train.num_epochs"),
+    clip_grad_norm=numeric("float", 0.1, 0.0),
 )
+MODEL = maybe(
+    num_queries=numeric("int", 300, 1, 900, parent_param="TRUE"),
+    num_select=numeric("int", 300, 1, 1000, depends_on="model.num_queries"),
+    hidden_dim=numeric("int", 250, 64, 1024, math_cond="/ 8"),
+    rank=numeric("int", 8, 1, 256, math_cond="^ 2"),
+    size={"type": "ordered_int", "enum": [32, 64, 128, 256], "default": 64},
+    dropout=numeric("float", 0.1, 0.0, 1.0),
+    dec_layers=numeric("int", 6, 1),
+)
+DATASET = maybe(
+    batch_size=numeric("int", 4, 1, math.inf),
+    workers=numeric("int", 8, 1),
+    fixed_random_crop=numeric("int", None, 1),
+    train_random_resize={"type": "list", "default": [400, 600]},
+    train_random_crop_min=numeric("int", 384, 32),
+    train_random_crop_max=numeric(
+        "int", 600, 32, 1333, math_cond=">depends_on", depends_on="dataset.train_random_crop_min"
+    ),
+)
+DATA = st.fixed_dictionaries({}, optional={
+    "images": st.sampled_from([1, 3, 1000]), "most_objects": st.sampled_from([1, 400, 1000]),
+    "shortest_side": st.sampled_from([20, 300]), "longest_side": st.sampled_from([300, 2000]),
+    "most_per_forward": st.sampled_from([1, 2, 24]),
+})  # fmt: skip
 
 
-@st.composite
-def documents(draw: st.DrawFn) -> dict[str, Any]:
-    nodes = draw(st.dictionaries(NAMES, NODES, min_size=1, max_size=8))
-    properties: dict[str, Any] = {}
-    for name, node in nodes.items():
-        node = {key: value for key, value in node.items() if value is not None}
-        numeric = [f"g.{other}" for other in properties if properties[other]["type"] in ("int", "float", "number")]
-        if numeric and node["type"] in ("int", "float", "number") and draw(st.booleans()):
-            parents = draw(st.lists(st.sampled_from(numeric), min_size=1, max_size=2, unique=True))
-            op = draw(st.sampled_from([">", ">=", "<", "<="]))
-            node = {**node, "depends_on": ",".join(parents), "math_cond": f"{op} depends_on"}
-        if node["type"] not in ("int", "number", "float", "ordered_int"):
-            node.pop("math_cond", None)  # a rule about numbers says nothing of words and flags
-        if (
-            node["type"] in ("int", "number", "float", "ordered_int")
-            and "enum" in node
-            and isinstance(node["enum"][0], str)
-        ):
-            del node["enum"]
-        properties[name] = node
-    order = draw(st.permutations(list(properties)))
-    return {"properties": {"g": {"type": "collection", "properties": {name: properties[name] for name in order}}}}
+@settings(max_examples=100, deadline=None)
+@given(OPTIM, MODEL, DATASET, st.sampled_from([1, 2, 4, 10, 80]), DATA, st.sampled_from(TIERS), st.booleans(),
+       st.integers(0, 2**32))  # fmt: skip
+def test_any_training(
+    optim: dict[str, Any], model: dict[str, Any], dataset: dict[str, Any], epochs: int, data: dict[str, float],
+    tier: str, everything: bool, seed: int,
+) -> None:  # fmt: skip
+    train = {"num_epochs": numeric("int", epochs, 1, automl_enabled=True)}
+    train["optim"] = {"type": "collection", "properties": optim}
+    document = {
+        "properties": {
+            "train": {"type": "collection", "properties": train},
+            "model": {"type": "collection", "properties": model},
+            "dataset": {"type": "collection", "properties": dataset},
+        }
+    }
+    leaves = read_schema(document).leaves.values()
+    wishes = tuple(f"+{leaf.name}" for leaf in leaves if not leaf.disabled) if everything else None
+    found = try_out(document, 5, seed, Choice(tier=tier, params=wishes), data=data)
+    accounted(document, found)
+    values = found.resolve(found.draw(random.Random(seed)))
+    run = values.get("train.num_epochs", epochs)
+    for name in ("train.optim.lr_steps", "train.optim.lr_step_size"):
+        steps = values.get(name, [])
+        steps = steps if isinstance(steps, list) else [steps]
+        assert steps == sorted(set(steps))
+        assert all(1 <= step < max(run, 2) for step in steps)
+    if "dataset.batch_size" in values:
+        assert values["dataset.batch_size"] in (1, 2, 4, 8, 16)
+        assert values["dataset.batch_size"] <= min(data.get("images", 99), data.get("most_per_forward", 99))
+    if "model.num_queries" in values:
+        assert values["model.num_queries"] >= data.get("most_objects", 1)
+    if {"train.optim.lr", "train.optim.lr_backbone"} <= set(values):
+        assert values["train.optim.lr_backbone"] <= values["train.optim.lr"] or "lr_backbone" in str(found.dropped)
 
 
-@settings(max_examples=150, deadline=None)
-@given(documents(), st.sampled_from(TIERS), st.integers(0, 2**32))
-def test_any_shape(document: dict[str, Any], tier: str, seed: int) -> None:
-    try_out(document, 10, seed, Choice(tier=tier))
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL, reason="no folder of real schemas: set TAO_SCHEMAS")
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.parent.name)
+def test_real_schemas(path: Path, tier: str) -> None:
+    document = loads(path.read_text(encoding="utf-8"))
+    accounted(document, try_out(document, 10_000, choice=Choice(tier=tier)))
+
+
+@pytest.mark.skipif(not REAL, reason="no folder of real schemas: set TAO_SCHEMAS")
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.parent.name)
+def test_everything_that_can_be_asked_for_in_real_schemas(path: Path) -> None:
+    document = loads(path.read_text(encoding="utf-8"))
+    leaves = read_schema(document).leaves.values()
+    wishes = tuple(f"+{leaf.name}" for leaf in leaves if not leaf.disabled)
+    accounted(document, try_out(document, 300, choice=Choice(tier="wide", params=wishes)))
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c"]), min_size=3, max_size=3))

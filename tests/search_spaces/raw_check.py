@@ -1,0 +1,134 @@
+"""The rules of a schema read a second time, slowly and from the raw JSON: nothing of the reader or the space is used.
+
+`broken(document, spec, values)` names every rule that `values` (spec key -> value, all that a draw sets) break.
+"""
+
+import math
+import operator
+import re
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+COMPARE = {
+    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "!=": operator.ne, "==": operator.eq,
+}  # fmt: skip
+TERM = re.compile(r"(>=|<=|!=|==|>|<|/|\^)(depends_on|[-+]?[\d.]+(?:[eE][-+]?\d+)?)")
+WHOLE = ("int", "integer", "ordered_int")
+NUMBERS = (*WHOLE, "float", "number")
+LISTS = ("list", "array", "tuple", "optional_list", "subset_list")
+PLAIN = ("integer", "number", "array", "object", "boolean", None)
+
+
+def broken(document: dict[str, Any], spec: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    found = []
+    for name, node in nodes(document):
+        mine = alone(node, values[name], document) if name in values else []
+        ties = together(name, node, document, spec, values)
+        found += [f"{name}={values.get(name)!r}: {rule}" for rule in [*mine, *ties]]
+    return found
+
+
+def nodes(node: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    found: list[tuple[str, dict[str, Any]]] = []
+    for key, member in node.get("properties", {}).items():
+        name = f"{path}.{key}" if path else key
+        if isinstance(member, dict):
+            found += nodes(member, name) if member.get("properties") else [(name, member)]
+    return found
+
+
+def alone(node: dict[str, Any], value: Any, document: dict[str, Any]) -> list[str]:
+    """What a value breaks that needs no other one."""
+    kind = node.get("type")
+    if (kind in PLAIN or isinstance(kind, list)) and by_the_standard(node, value, document):
+        return ["JSON Schema"]
+    found = []
+    if kind in ("int", "integer") and (isinstance(value, bool) or not isinstance(value, int)):
+        found.append("not whole")
+    if kind in ("float", "number") and (isinstance(value, bool) or not isinstance(value, int | float)):
+        found.append("no number")
+    if kind in ("bool", "boolean") and not isinstance(value, bool):
+        found.append("no flag")
+    enum = node.get("enum")
+    if enum:
+        choices = [each.strip() if isinstance(each, str) else each for each in enum]
+        items = value if isinstance(value, list) and not isinstance(choices[0], list) else [value]
+        found += [f"{item!r} not in the enum" for item in items if not any(same(item, each) for each in choices)]
+    items = value if isinstance(value, list) else [value]
+    for place, item in enumerate(items):
+        for key, inside in (("minimum", operator.ge), ("maximum", operator.le)):
+            bound = node.get(key)
+            if isinstance(bound, list):
+                bound = bound[min(place, len(bound) - 1)]
+            if number(bound) and number(item) and not inside(item, bound):
+                found.append(f"{key} {bound}")
+    if kind in NUMBERS and number(value):
+        for op, rhs in terms(node):
+            if rhs != "depends_on" and op in COMPARE and not COMPARE[op](value, float(rhs)):
+                found.append(f"{op} {rhs}")
+            if op == "/" and not node.get("depends_on") and kind in WHOLE and value % float(rhs):
+                found.append(f"{op} {rhs}")
+            if op == "^" and kind in WHOLE and value not in [int(rhs) ** exponent for exponent in range(1, 64)]:
+                found.append(f"{op} {rhs}")
+    return found
+
+
+def together(
+    name: str, node: dict[str, Any], document: dict[str, Any], spec: dict[str, Any], values: dict[str, Any]
+) -> list[str]:
+    """The relations to other keys that do not hold, where one of the two is drawn."""
+    found = []
+    parents = [part.strip() for part in str(node.get("depends_on") or "").split(",") if part.strip()]
+    value = effective(name, document, spec, values)
+    for parent in parents:
+        other = effective(parent, document, spec, values)
+        if not {name, parent} & set(values) or not number(value) or not number(other):
+            continue
+        for op, rhs in terms(node):
+            if rhs == "depends_on" and op in COMPARE and not COMPARE[op](value, other):
+                found.append(f"{op} {parent} ({other})")
+            if op == "/" and value > other / float(rhs) * (1 + 1e-12):
+                found.append(f"at most {parent} ({other}) / {rhs}")
+        if not terms(node) and name.endswith("num_select") and parent in values and value > other:
+            found.append(f"at most {parent} ({other})")
+    return found
+
+
+def effective(name: str, document: dict[str, Any], spec: dict[str, Any], values: dict[str, Any]) -> Any:
+    if name in values:
+        return values[name]
+    found: Any = spec
+    for step in name.split("."):
+        found = found.get(step) if isinstance(found, dict) else None
+    if found is not None:
+        return found
+    node = dict(nodes(document)).get(name, {})
+    if "default" in node:
+        return node["default"]
+    found = document.get("default")
+    for step in name.split("."):
+        found = found.get(step) if isinstance(found, dict) else None
+    return found
+
+
+def terms(node: dict[str, Any]) -> list[tuple[str, str]]:
+    return TERM.findall(re.sub(r"\s+", "", str(node.get("math_cond") or "")))
+
+
+def by_the_standard(node: dict[str, Any], value: Any, document: dict[str, Any]) -> bool:
+    """Whether `jsonschema` refuses a value. Words that the dialect uses otherwise are left out."""
+    clean = {key: each for key, each in node.items() if number(each) or not (key.endswith("imum"))}
+    if node.get("exclusiveMinimum") is True:  # draft 4
+        clean["exclusiveMinimum"] = clean.pop("minimum")
+    if isinstance(clean.get("enum"), list):
+        clean["enum"] = [each.strip() if isinstance(each, str) else each for each in clean["enum"]]
+    return not Draft202012Validator({**clean, "$defs": document.get("$defs", {})}).is_valid(value)
+
+
+def number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def same(a: Any, b: Any) -> bool:
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
