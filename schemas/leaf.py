@@ -146,9 +146,9 @@ class Leaf:
             words = ", ".join(str(choice) for choice in self.choices if self._numeric(choice))
             return f"one of {words}" if self.whole else f"a list of items out of {words}"
         parts = []
-        if self.low is not None:
+        if self.low is not None and self.kind != "list":
             parts.append(f"{'above' if self.open_low else 'at least'} {number_text(self.low)}")
-        if self.high is not None:
+        if self.high is not None and self.kind != "list":
             parts.append(f"{'below' if self.open_high else 'at most'} {number_text(self.high)}")
         parts += [f"not {number_text(value)}" for value in self.excluded]
         if self.multiple:

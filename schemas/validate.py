@@ -153,7 +153,8 @@ def _errors(schema: Schema, ready: Mapping[str, Any]) -> list[ValidationError]:
 
 
 def _sections(schema: Schema) -> set[str]:
-    return {name.split(".", 1)[0] for name in (*schema.leaves, *schema.groups)}
+    names = {name.split(".", 1)[0] for name in (*schema.leaves, *schema.groups)}
+    return names | {place[1] for name in names if (place := _PLACE.fullmatch(name))}
 
 
 def _ready(given: Mapping[str, Any], schema: Schema, path: str = "") -> dict[str, Any]:
@@ -177,6 +178,8 @@ def _ready(given: Mapping[str, Any], schema: Schema, path: str = "") -> dict[str
 
 
 def _coerced(value: Any, leaf: Leaf) -> Any:
+    if leaf.problem(value) is None:
+        return value
     numeric = leaf.kind in ("int", "float") or (
         leaf.kind == "ordered" and leaf.choices is not None and not any(isinstance(each, str) for each in leaf.choices)
     )
