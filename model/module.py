@@ -27,7 +27,7 @@ from model.metrics import CocoEvaluator
 from model.network.criterion import Criterion, Losses, mean_boxes
 from model.network.detr import DeformableDETR
 from model.network.postprocess import top_k
-from model.optim import factor, make_optimizer, parameter_groups
+from model.optim import factor, make_optimizer, parameter_groups, settings
 from model.spec import ExperimentSpec
 
 
@@ -78,6 +78,10 @@ class Detector(pl.LightningModule):
         return self._now < self._done
 
     def on_train_start(self) -> None:
+        # A checkpoint brings the values it was trained with; after a takeover the spec has others, and counts.
+        kept = {group["name"]: group for group in self._optimizer().param_groups}
+        for group in parameter_groups(self.model, self.spec):
+            kept[group["name"]] |= settings(self.spec.train.optim, group)
         if not self._boundary:
             self.mark_boundary()
 

@@ -38,6 +38,12 @@ def make_optimizer(groups: list[dict[str, Any]], spec: OptimSpec, *, fused: bool
     return optim.AdamW(groups, lr=spec.lr, weight_decay=spec.weight_decay, fused=fused)
 
 
+def settings(spec: OptimSpec, group: dict[str, Any]) -> dict[str, Any]:
+    """What of a parameter group in an optimizer comes from the spec; `group` as parameter_groups makes it."""
+    found = {"peak_lr": group["peak_lr"], "weight_decay": spec.weight_decay}
+    return {**found, "momentum": spec.momentum} if spec.optimizer == "SGD" else found
+
+
 def factor(spec: OptimSpec, epoch: int, *, progress: float = 0.0, step: int = 0) -> float:
     """What every peak learning rate is multiplied by: in `epoch` (from 0), after `progress` of the whole training
     (0..1) and `step` optimizer steps. A pure function, so a resumed run has nothing to restore and a wrong scheduler

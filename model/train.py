@@ -19,6 +19,7 @@ import yaml
 from model import launch
 from model.adopt import check_resume
 from model.checkpoint import description, public_dict, read_raw
+from model.cost import measure
 from model.errors import OutOfMemory, SpecError
 from model.fit import Fitted, Job, fit
 from model.interrupt import interruptible
@@ -29,8 +30,9 @@ from model.optim import late_drops
 from model.rank import fit_in_ranks
 from model.spec import ExperimentSpec
 from model.status import StatusLog
+from model.takeover import take_over
 
-__all__ = ["BEST", "LATEST", "TrainResult", "train"]
+__all__ = ["BEST", "LATEST", "TrainResult", "measure", "take_over", "train"]
 log = logging.getLogger(__name__)
 
 

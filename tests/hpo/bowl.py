@@ -58,6 +58,18 @@ def train(spec, out: Path, *, on_epoch=None, on_adjust=None, cpus=None, resume=N
     return Result(last=latest, best=best, measurements=tuple(measurements))
 
 
+def measure(checkpoint: Path, names, *, cpus=None) -> dict[str, float]:
+    """A checkpoint has as many parameters as epochs behind it."""
+    return {name: float(len(_read(checkpoint.with_name("dd_model_latest.pth")))) for name in names}
+
+
+def take_over(parent: Path, out: Path) -> list[Measurement]:
+    history = _read(parent / "dd_model_latest.pth")
+    (out / "dd_model_latest.pth").write_text(json.dumps(history))
+    (out / "model_best.pth").write_text(json.dumps(max(history)))
+    return [Measurement(epoch=i + 1, values={VAL_MAP50.name: v}, seconds=i + 1.0) for i, v in enumerate(history)]
+
+
 def _read(checkpoint: Path) -> list[float]:
     try:
         return list(json.loads(checkpoint.read_text()))
