@@ -232,7 +232,13 @@ def _execute(driver: Driver, portion: Share, train: str) -> None:
     resources = {"CPU": float(portion.cpus), "GPU": portion.gpus}
     tuner = tune.Tuner(
         tune.with_resources(run_trial, resources),
-        param_space={"run_dir": str(run_dir), "train": train, "cpus": portion.cpus, "costs": costs},
+        param_space={
+            "run_dir": str(run_dir),
+            "train": train,
+            "cpus": portion.cpus,
+            "gpus": portion.gpus,
+            "costs": costs,
+        },
         tune_config=tune.TuneConfig(
             num_samples=-1,  # the searcher says when it is finished
             search_alg=Searching(driver),

@@ -43,7 +43,7 @@ Say = Callable[[Mapping[str, Any]], None]
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """The Ray Tune function. `config`: number, run_dir, train ("module:function"), cpus, costs (names)."""
+    """The Ray Tune function. `config`: number, run_dir, train ("module:function"), cpus, gpus, costs (names)."""
     import ray
     from ray import tune
 
@@ -60,7 +60,7 @@ def run_trial(config: dict[str, Any]) -> None:
         with exclusive(out / ".lock", wait_s=60.0, holder="the worker of an earlier session"), stack_dumps(out):
             node = ray.get_runtime_context().get_node_id()
             say({BEGUN: {"pid": os.getpid(), "node": node}})
-            final = execute(out, config["train"], config["cpus"], say, costs=config["costs"])
+            final = execute(out, config["train"], config["cpus"], say, costs=config["costs"], gpus=config["gpus"])
             say({FINAL: final})
         if final["outcome"] == "lost":
             raise UnfitWorkerError(final["reason"])
@@ -71,9 +71,11 @@ def run_trial(config: dict[str, Any]) -> None:
         clean_up()
 
 
-def execute(out: Path, train: str, cpus: int, say: Say, *, costs: Sequence[str] = ()) -> dict[str, Any]:
-    """Trains the spec in `out`. Returns how it ended: outcome, reason, adjustments, seconds, checkpoint, costs,
-    measurements.
+def execute(
+    out: Path, train: str, cpus: int, say: Say, *, costs: Sequence[str] = (), gpus: float | None = None
+) -> dict[str, Any]:
+    """Trains the spec in `out`, on as many GPUs as the trial has; `gpus` None: as the spec says. Returns how it ended:
+    outcome, reason, adjustments, seconds, checkpoint, costs, measurements.
 
     A crash that has no name here is the configuration's own, and passes through.
     """
@@ -89,7 +91,8 @@ def execute(out: Path, train: str, cpus: int, say: Say, *, costs: Sequence[str] 
         return {"outcome": outcome, "reason": reason, "seconds": seconds, "measurements": [], **more}
 
     try:
-        spec = _on_own_gpus(ExperimentSpec.from_dict(yaml.safe_load((out / "spec.yaml").read_text(encoding="utf-8"))))
+        spec = ExperimentSpec.from_dict(yaml.safe_load((out / "spec.yaml").read_text(encoding="utf-8")))
+        spec = _on_own_gpus(spec, spec.train.num_gpus if gpus is None else gpus)
         _take_over(out, train, say)
         result = _train(spec, out, train, cpus, say)
         measurements = [dataclasses.asdict(one) for one in result.measurements]
@@ -191,15 +194,16 @@ def clean_up() -> None:
         torch.cuda.empty_cache()
 
 
-def _on_own_gpus(spec: Any) -> Any:
-    """Ray shows a worker its own GPUs only, numbered from 0, so the user's ids do not hold here."""
+def _on_own_gpus(spec: "ExperimentSpec", gpus: float) -> "ExperimentSpec":
+    """Ray shows a worker its own GPUs only, numbered from 0, so neither the user's ids nor their number hold here."""
     import torch
 
     visible = torch.cuda.device_count()
     if visible == 0:
         return spec
-    ids = tuple(range(min(visible, spec.train.num_gpus)))
-    return dataclasses.replace(spec, train=dataclasses.replace(spec.train, gpu_ids=ids))
+    count = min(visible, max(1, int(gpus)))
+    own = dataclasses.replace(spec.train, num_gpus=count, gpu_ids=tuple(range(count)))
+    return dataclasses.replace(spec, train=own)
 
 
 def _beside(train: str, name: str) -> Callable[..., Any]:

@@ -200,3 +200,19 @@ def test_shadowed_package(needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(cluster.guard, "check", shadowed)
     assert cluster.look_around(needs)["errors"] == ["the package `model` must come from ours"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "ids"), [(2, 2.0, (0, 1)), (1, 0.5, (0,)), (8, 0.0, (0,)), (1, 2.0, (0,)), (0, 2.0, (0, 1, 2))]
+)
+def test_trial_trains_on_the_gpus_that_it_has(
+    visible: int, gpus: float, ids: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on those that the spec counts, which are the numbers of another machine."""
+    import torch
+
+    from hpo.trial import _on_own_gpus
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    spec = _on_own_gpus(ExperimentSpec.from_dict({"train": {"num_gpus": 3, "gpu_ids": [0, 1, 2]}}), gpus)
+    assert (spec.train.num_gpus, spec.train.gpu_ids) == (len(ids), ids)
