@@ -3,6 +3,7 @@
 What cannot be read, or excludes itself, goes to the notes and out of the leaf.
 """
 
+import json
 import math
 import re
 import reprlib
@@ -13,7 +14,7 @@ from typing import Any
 
 from schemas import dotted
 from schemas.combine import Variants, variants
-from schemas.leaf import WORDS, Bounds, FindingKind, Leaf, Rule, is_number, same
+from schemas.leaf import WORDS, Bounds, FindingKind, Leaf, Rule, is_number
 
 Notes = list[tuple[FindingKind, str]]
 KINDS: Mapping[str, str] = {
@@ -141,9 +142,12 @@ def _choices(
         return kind, None, None
     given = _weights(node.get("option_weights"), len(enum), notes)
     pairs: list[tuple[Any, float]] = []
+    seen: set[tuple[bool, Any]] = set()
     for choice, weight in zip(enum, given or [1.0] * len(enum), strict=True):
         clean = choice.strip() if isinstance(choice, str) else choice
-        if clean is not None and not any(same(clean, each) for each, _ in pairs):
+        key = (isinstance(clean, bool), json.dumps(clean) if isinstance(clean, list | dict) else clean)
+        if clean is not None and key not in seen:
+            seen.add(key)
             pairs.append((clean, float(weight)))
     if any(isinstance(each, str) and each != each.strip() for each in enum):
         notes.append(("unreadable", "its choices have spaces or line breaks around them; taken without"))
