@@ -1,124 +1,138 @@
-"""Which configuration to try next: samplers by name, over a space that is always a box. Knows no Ray and no training.
+"""Which configuration to try next: searchers by name, and a space as Optuna and as Ray see it. Knows no training.
 
-The study keeps what was tried. A sampler is made anew for each session, its seed moved by the number of trials there
-are, because a sampler made twice from one seed repeats itself.
+The study keeps what was tried. A proposal is a pure function of the study, of the seed and of the trial's number, so a
+sweep that was interrupted goes on with the configurations that it would have had.
 """
 
 import json
-import warnings
-from collections.abc import Callable, Mapping
-from copy import copy
+from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from hpo import cube
 
 if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+
     from search_spaces.space import Parameter, SearchSpace
 
-STARTUP = 8
-"""Trials before a model is trusted; points and the default count."""
-
-
-def _tpe(seed: int, known: int) -> BaseSampler:
-    # Multivariate and aware of running trials, both Optuna's defaults since version 5.
-    return TPESampler(seed=seed + known, n_startup_trials=STARTUP)
-
-
-class SeeingGP(GPSampler):
-    """Optuna's GP reads completed trials only: one told as pruned, and the constraint on it, would be as good as
-    forgotten. This one is shown them as completed: with their best value, or, infeasible, with the worst known value
-    and their constraint. The study itself keeps the truth."""
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return super().infer_relative_search_space(_all_completed(study), trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        view = _all_completed(study)
-        return super().sample_relative(view, view.get_trials(deepcopy=False)[trial.number], search_space)
-
-
-def _all_completed(study: Study) -> Study:
-    pick, worst_of = (max, min) if study.direction is StudyDirection.MAXIMIZE else (min, max)
-    trials = study.get_trials(deepcopy=False)
-    values: dict[int, float] = {}
-    for trial in trials:
-        if trial.state is TrialState.COMPLETE and trial.value is not None:
-            values[trial.number] = trial.value
-        elif trial.state is TrialState.PRUNED and trial.intermediate_values:
-            values[trial.number] = pick(trial.intermediate_values.values())
-    worst = worst_of(values.values(), default=0.0)
-    view = optuna.create_study(direction=study.direction)
-    for trial in trials:
-        if trial.state is TrialState.PRUNED:
-            shown = copy(trial)
-            shown.state, shown.value = TrialState.COMPLETE, values.get(trial.number, worst)
-            view.add_trial(shown)
-        else:  # also those it passes over, so that numbers stay what they are
-            view.add_trial(trial)
-    return view
-
-
-def _gp(seed: int, known: int) -> BaseSampler:
-    return SeeingGP(seed=seed + known, n_startup_trials=STARTUP)
-
-
-def _random(seed: int, known: int) -> BaseSampler:
-    return RandomSampler(seed=seed + known)
-
-
-def _qmc(seed: int, known: int) -> BaseSampler:
-    # One sequence for the whole study: its place in it is kept there, so this seed must not move.
-    first = RandomSampler(seed=seed + known)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return QMCSampler(scramble=True, seed=seed, independent_sampler=first, warn_independent_sampling=False)
-
-
-SEARCHERS: Mapping[str, Callable[[int, int], BaseSampler]] = {
-    "tpe": _tpe,
-    "gp": _gp,
-    "random": _random,
-    "qmc": _qmc,
+SEARCHERS: Mapping[str, str] = {
+    "random": "hpo.proposals:Random",
+    "qmc": "hpo.proposals:Sobol",
+    "tpe": "hpo.bayes:Tpe",
+    "gp": "hpo.bayes:Gp",
 }
-"""Name to a sampler made from (seed, number of trials that exist)."""
+"""Name to a class made from (space, seed)."""
+
+
+AUTO = "auto"
+"""Not a searcher: the name of the one that `resolve` finds fit for a space."""
 
 
 def check(name: str) -> None:
-    if name not in SEARCHERS:
-        raise ValueError(f"`automl.searcher` must be one of {', '.join(SEARCHERS)}, but is {name!r}.")
+    """Raises ValueError for a name that is no searcher's."""
+    if name not in (AUTO, *SEARCHERS):
+        raise ValueError(f"`automl.searcher` must be one of {', '.join((AUTO, *SEARCHERS))}, but is {name!r}.")
 
 
-def sampler(name: str, seed: int, known: int) -> BaseSampler:
+def resolve(name: str, space: "SearchSpace", trials: int) -> tuple[str, str]:
+    """The searcher that `name` stands for in this space, and why."""
     check(name)
-    return SEARCHERS[name](seed, known)
+    if name != AUTO:
+        return name, "asked for"
+    return "gp", "a Gaussian process finds more than TPE in as many trials; TPE goes on from 100 finished trials"
 
 
-def suggest(trial: optuna.Trial, space: "SearchSpace") -> dict[str, Any]:
+def sampler(name: str, seed: int, known: int, *, space: "SearchSpace") -> "BaseSampler":
+    """The searcher as a sampler of an Optuna study. `known` trials exist already; none of ours needs to be told."""
+    check(name)
+    assert name != AUTO, "resolve() comes first"
+    module, _, cls = SEARCHERS[name].partition(":")
+    made: BaseSampler = getattr(import_module(module), cls)(space, seed)
+    return made
+
+
+def suggest(trial: "optuna.Trial", space: "SearchSpace") -> dict[str, Any]:
     """The sample of a trial. Values already stored, or enqueued, come back as they are: asking twice is harmless."""
     return {parameter.name: _suggest(trial, parameter) for parameter in space.parameters}
 
 
-def _suggest(trial: optuna.Trial, parameter: "Parameter") -> Any:
-    if parameter.kind == "categorical":
+def _suggest(trial: "optuna.Trial", parameter: "Parameter") -> Any:
+    if parameter.choices:
         stored = [storable(choice) for choice in parameter.choices]
         return parameter.choices[stored.index(trial.suggest_categorical(parameter.name, stored))]
+    (low, high), log = _bounds(parameter), parameter.scale == "log"
+    if parameter.kind == "int":
+        return trial.suggest_int(parameter.name, int(low), int(high), step=parameter.step, log=log)
+    return trial.suggest_float(parameter.name, low, high, log=log)
+
+
+def distributions(space: "SearchSpace") -> "dict[str, BaseDistribution]":
+    """The space as Optuna's distributions: those that `suggest` asks for."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    found: dict[str, BaseDistribution] = {}
+    for parameter in space.parameters:
+        if parameter.choices:
+            found[parameter.name] = CategoricalDistribution([storable(choice) for choice in parameter.choices])
+            continue
+        (low, high), log = _bounds(parameter), parameter.scale == "log"
+        if parameter.kind == "int":
+            found[parameter.name] = IntDistribution(int(low), int(high), log=log, step=parameter.step)
+        else:
+            found[parameter.name] = FloatDistribution(low, high, log=log)
+    return found
+
+
+def _bounds(parameter: "Parameter") -> tuple[float, float]:
+    """First and last value of a number; for integers the last one on the grid."""
     assert parameter.low is not None
     assert parameter.high is not None
-    log = parameter.scale == "log"
-    if parameter.kind == "int":
-        low, step = int(parameter.low), parameter.step
-        high = low + (int(parameter.high) - low) // step * step
-        return trial.suggest_int(parameter.name, low, high, step=step, log=log)
-    return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=log)
+    if parameter.kind == "float":
+        return float(parameter.low), float(parameter.high)
+    low, step = int(parameter.low), parameter.step
+    return low, low + (int(parameter.high) - low) // step * step
 
 
 def storable(choice: Any) -> Any:
     """A choice as a study can keep it: lists and the like become JSON text."""
     return choice if choice is None or isinstance(choice, bool | int | float | str) else json.dumps(choice)
+
+
+def to_ray(space: "SearchSpace") -> dict[str, Any]:
+    """The space as Ray Tune's domains, by the names of the parameters; a draw becomes a spec by `space.resolve`.
+
+    A domain is Ray's own wherever Ray draws from it as we do. Weighted choices, logarithmic integers (Ray rounds them
+    down, which starves the highest) and grids that do not start at 0 keep Ray's domain with our draw in it.
+    """
+    from numpy import random
+    from ray import tune
+    from ray.tune.search.sample import Domain, Sampler
+
+    class Along(Sampler):
+        def __init__(self, parameter: "Parameter") -> None:
+            self.parameter = parameter
+
+        def sample(self, domain: Domain, config: Any = None, size: int = 1, random_state: Any = None) -> Any:
+            rng = random.default_rng(random_state) if isinstance(random_state, int) else random_state or random
+            drawn = [cube.at(self.parameter, float(rng.uniform(0.0, 1.0))) for _ in range(size)]
+            return drawn if size > 1 else drawn[0]
+
+    domains: dict[str, Any] = {}
+    for parameter in space.parameters:
+        domain: Domain
+        if parameter.choices:
+            domain, native = tune.choice(list(parameter.choices)), parameter.weights is None
+        else:
+            low, high = _bounds(parameter)
+            native = parameter.kind == "float" or (parameter.scale == "linear" and parameter.step == 1)
+            if parameter.kind == "int":
+                domain = tune.randint(int(low), int(high) + 1)
+            else:
+                domain = (tune.loguniform if parameter.scale == "log" else tune.uniform)(low, high)
+        if not native:
+            domain.set_sampler(Along(parameter), allow_override=True)  # type: ignore[no-untyped-call]
+        domains[parameter.name] = domain
+    return domains

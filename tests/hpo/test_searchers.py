@@ -20,7 +20,7 @@ ENDS = ("complete", "complete", "pruned", "infeasible", "fail", "running")
 
 def sweep(name: str, study: optuna.Study, seed: int, trials: int) -> list[dict]:
     known = len(study.trials)
-    study.sampler = sampler(name, seed, known)
+    study.sampler = sampler(name, seed, known, space=SPACE)
     samples = []
     for place in range(known, known + trials):
         trial = study.ask()
@@ -58,29 +58,35 @@ def test_resumed_sampler_does_not_repeat_itself(name: str) -> None:
     study = optuna.create_study(direction="maximize")
     first = sweep(name, study, seed=5, trials=6)
     second = sweep(name, study, seed=5, trials=6)
-    assert not [sample for sample in second if sample["lr"] in {one["lr"] for one in first}]
+    assert not [sample for sample in second if sample in first]
+
+
+def infeasible_draws(name: str, seed: int, told: bool) -> int:
+    """Of trials 10 to 23 on a metric that rises up to the edge of what fits; not `told`, they end as failures."""
+    study = optuna.create_study(direction="maximize", sampler=sampler(name, seed, 0, space=SPACE))
+    found = 0
+    for place in range(24):
+        trial = study.ask()
+        drop = suggest(trial, SPACE)["drop"]
+        if drop <= 0.2:
+            trial.set_constraint("infeasible", -1.0)
+            study.tell(trial, drop)
+            continue
+        found += place >= 10
+        if told:
+            trial.set_constraint("infeasible", 1.0)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED if told else optuna.trial.TrialState.FAIL)
+    return found
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp"])
 def test_infeasible_region_is_learned(name: str) -> None:
-    """Above half of `drop` nothing fits, and the metric says that more is better."""
-    study = optuna.create_study(direction="maximize")
-    study.sampler = sampler(name, 0, 0)
-    infeasible = 0
-    for place in range(24):
-        trial = study.ask()
-        drop = suggest(trial, SPACE)["drop"]
-        fits = drop <= 0.2
-        trial.set_constraint("infeasible", -1.0 if fits else 1.0)
-        if fits:
-            study.tell(trial, drop)
-        else:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            infeasible += place >= 10
-    # A uniform draw is infeasible half of the time: 7 of 14, sd 1.9.
-    assert infeasible <= 5
+    """28 draws each. Whoever learns nothing of failures runs into them more often the better it knows the rest."""
+    told, untold = (sum(infeasible_draws(name, seed, told) for seed in range(2)) for told in (True, False))
+    print(f"{name}: {told} of 28 infeasible when told, {untold} when not")
+    assert told <= 0.7 * untold
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ValueError, match="must be one of tpe, gp, random, qmc, but is 'tep'"):
-        sampler("tep", 0, 0)
+    with pytest.raises(ValueError, match="must be one of auto, random, qmc, tpe, gp, but is 'tep'"):
+        sampler("tep", 0, 0, space=SPACE)
