@@ -58,6 +58,7 @@ def read_schema(document: Mapping[str, Any]) -> Schema:
     """Types, bounds, rules and flags of every leaf, and what is odd about them."""
     reader = _Reader(document)
     reader.read_group(variants(document, document), "", frozenset(), 0)
+    reader.read_default(reader.default, "")
     leaves = reader.flagged()
     reader.findings += lint(leaves)
     default = dict(reader.default)
@@ -120,6 +121,16 @@ class _Reader:
                 text = "is required, and there is no such key"
                 self.findings.append(Finding(f"{path}.{name}" if path else name, "contradiction", text))
         return True
+
+    def read_default(self, nested: Mapping[str, Any], path: str) -> None:
+        """Keys that only the default spec has: every template holds them, so a spec may."""
+        for key, value in nested.items():
+            name = f"{path}.{key}" if path else str(key)
+            if name in self.groups and isinstance(value, Mapping):
+                self.read_default(value, name)
+            elif name not in self.groups and name not in self.leaves and key and "." not in str(key):
+                self.leaves[name] = Leaf(name=name, kind="unknown", default=value, has_default=True)
+                self._tell(name, [("contradiction", "stands in the default spec, and is no key of the schema")])
 
     def _member(self, name: str, key: str, nodes: list[Any], above: frozenset[str], depth: int) -> None:
         schemas = [node for node in nodes if isinstance(node, Mapping)]

@@ -44,6 +44,16 @@ def test_a_default_that_is_no_group(default: Any) -> None:
     assert (default is not None) == ("default" in [finding.name for finding in schema.findings])
 
 
+def test_a_default_with_keys_of_its_own() -> None:
+    group = {"properties": {"b": {"type": "int", "default": 3}}}
+    schema = read(group, default={"x": {"b": 3, "old": {"c": 1}}, "more": [1]})
+    assert [(finding.name, finding.kind) for finding in schema.findings] == [
+        ("x.old", "contradiction"), ("more", "contradiction")
+    ]  # fmt: skip
+    assert refused(schema, {"x": {"b": 4, "old": {"c": 2}}, "more": None}) == []
+    assert len(refused(schema, {"x": {"new": 1}})) == 1
+
+
 @pytest.mark.parametrize("properties", [None, [], 3, {}, "x"])
 def test_a_schema_without_keys(properties: Any) -> None:
     schema = read_schema({"type": "object", "properties": properties})
