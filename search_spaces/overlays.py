@@ -8,11 +8,13 @@ from fnmatch import translate
 from importlib.resources import files
 from typing import Any
 
-from schemas import yamlio
+import yaml
+
 from schemas.dialect import Leaf, Schema
 from search_spaces.constraints import RELATIVE, keys
 
 COMMON = "common"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @functools.cache
@@ -21,7 +23,9 @@ def overlay(network: str) -> Mapping[str, Any] | None:
     path = files("search_spaces") / f"{network}.yaml"
     if not network.isidentifier() or not path.is_file():
         return None
-    return yamlio.loads(path.read_text(encoding="utf-8"), source=path.name).data
+    # Ours, so no line numbers are needed: libyaml reads it in a tenth of the time.
+    told: Mapping[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+    return told
 
 
 def common() -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """The rules of a schema read a second time, slowly and from the raw JSON: nothing of the reader or the space is used.
 
-`broken(document, spec, values)` names every rule that `values` (spec key -> value, all that a draw sets) break.
+`RawRules(document, spec).broken(values)` names every rule that `values` (spec key -> value, all of a draw) break.
 """
 
 import math
@@ -20,13 +20,49 @@ LISTS = ("list", "array", "tuple", "optional_list", "subset_list")
 PLAIN = ("integer", "number", "array", "object", "boolean", None)
 
 
-def broken(document: dict[str, Any], spec: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    found = []
-    for name, node in nodes(document):
-        mine = alone(node, values[name], document) if name in values else []
-        ties = together(name, node, document, spec, values)
-        found += [f"{name}={values.get(name)!r}: {rule}" for rule in [*mine, *ties]]
-    return found
+class RawRules:
+    """The rules of one document under one spec."""
+
+    def __init__(self, document: dict[str, Any], spec: dict[str, Any]) -> None:
+        self.document, self.spec, self.nodes = document, spec, dict(nodes(document))
+
+    def broken(self, values: dict[str, Any]) -> list[str]:
+        found = []
+        for name, node in self.nodes.items():
+            mine = alone(node, values[name], self.document) if name in values else []
+            ties = self._together(name, node, values) if node.get("depends_on") else []
+            found += [f"{name}={values.get(name)!r}: {rule}" for rule in [*mine, *ties]]
+        return found
+
+    def _together(self, name: str, node: dict[str, Any], values: dict[str, Any]) -> list[str]:
+        """The relations to other keys that do not hold, where one of the two is drawn."""
+        found = []
+        parents = [part.strip() for part in str(node["depends_on"]).split(",") if part.strip()]
+        value = self._effective(name, values)
+        for parent in parents:
+            other = self._effective(parent, values)
+            if not {name, parent} & set(values) or not number(value) or not number(other):
+                continue
+            for op, rhs in terms(node):
+                if rhs == "depends_on" and op in COMPARE and not COMPARE[op](value, other):
+                    found.append(f"{op} {parent} ({other})")
+                share = op == "/" and "depends_on" not in dict(terms(node)).values()
+                if share and value > other / float(rhs) * (1 + 1e-12):
+                    found.append(f"at most {parent} ({other}) / {rhs}")
+            if not terms(node) and name.endswith("num_select") and parent in values and value > other:
+                found.append(f"at most {parent} ({other})")
+        return found
+
+    def _effective(self, name: str, values: dict[str, Any]) -> Any:
+        if name in values:
+            return values[name]
+        node = self.nodes.get(name, {})
+        for found in (self.spec, node.get("default"), self.document.get("default")):
+            for step in name.split(".") if isinstance(found, dict) else ():
+                found = found.get(step) if isinstance(found, dict) else None
+            if found is not None:
+                return found
+        return None
 
 
 def nodes(node: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
@@ -63,52 +99,15 @@ def alone(node: dict[str, Any], value: Any, document: dict[str, Any]) -> list[st
                 bound = bound[min(place, len(bound) - 1)]
             if number(bound) and number(item) and not inside(item, bound):
                 found.append(f"{key} {bound}")
+    compares = any(rhs == "depends_on" for _, rhs in terms(node))
     if kind in NUMBERS and number(value):
         for op, rhs in terms(node):
             if rhs != "depends_on" and op in COMPARE and not COMPARE[op](value, float(rhs)):
                 found.append(f"{op} {rhs}")
-            if op == "/" and not node.get("depends_on") and kind in WHOLE and value % float(rhs):
+            if op == "/" and (not node.get("depends_on") or compares) and kind in WHOLE and value % float(rhs):
                 found.append(f"{op} {rhs}")
             if op == "^" and kind in WHOLE and value not in [int(rhs) ** exponent for exponent in range(1, 64)]:
                 found.append(f"{op} {rhs}")
-    return found
-
-
-def together(
-    name: str, node: dict[str, Any], document: dict[str, Any], spec: dict[str, Any], values: dict[str, Any]
-) -> list[str]:
-    """The relations to other keys that do not hold, where one of the two is drawn."""
-    found = []
-    parents = [part.strip() for part in str(node.get("depends_on") or "").split(",") if part.strip()]
-    value = effective(name, document, spec, values)
-    for parent in parents:
-        other = effective(parent, document, spec, values)
-        if not {name, parent} & set(values) or not number(value) or not number(other):
-            continue
-        for op, rhs in terms(node):
-            if rhs == "depends_on" and op in COMPARE and not COMPARE[op](value, other):
-                found.append(f"{op} {parent} ({other})")
-            if op == "/" and value > other / float(rhs) * (1 + 1e-12):
-                found.append(f"at most {parent} ({other}) / {rhs}")
-        if not terms(node) and name.endswith("num_select") and parent in values and value > other:
-            found.append(f"at most {parent} ({other})")
-    return found
-
-
-def effective(name: str, document: dict[str, Any], spec: dict[str, Any], values: dict[str, Any]) -> Any:
-    if name in values:
-        return values[name]
-    found: Any = spec
-    for step in name.split("."):
-        found = found.get(step) if isinstance(found, dict) else None
-    if found is not None:
-        return found
-    node = dict(nodes(document)).get(name, {})
-    if "default" in node:
-        return node["default"]
-    found = document.get("default")
-    for step in name.split("."):
-        found = found.get(step) if isinstance(found, dict) else None
     return found
 
 

@@ -21,7 +21,7 @@ from search_spaces.lint import lint
 from search_spaces.lookup import look_up
 from search_spaces.space import SearchSpace
 from tests.schemas.strategies import any_documents, documents
-from tests.search_spaces.raw_check import broken
+from tests.search_spaces.raw_check import RawRules
 
 FOLDER = os.environ.get("TAO_SCHEMAS")
 REAL = sorted(Path(FOLDER).rglob("train.schema.json")) if FOLDER else []
@@ -57,10 +57,11 @@ def try_out(
     assert SearchSpace.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     rng = random.Random(seed)
     start = {parameter.name: parameter.default for parameter in found.parameters}
+    rules, base = RawRules(document, spec), dotted.merge(schema.default, spec)
     for sample in [start, *(found.draw(rng) for _ in range(draws))]:
         values = found.resolve(sample)
-        assert not broken(document, spec, values)
-        drawn = placed(dotted.merge(schema.default, spec), values)
+        assert not rules.broken(values)
+        drawn = placed(base, values)
         again = found.encode(drawn)
         if all(dotted.get(drawn, name) is not None for name in values):  # a key such as `cls[1]` has no place
             assert same(found.resolve(again), values), (found.resolve(again), values)
