@@ -11,7 +11,8 @@ from optuna.samplers import GPSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.proposals import FINISHED, Learning, is_infeasible
+from hpo import cube
+from hpo.proposals import FINISHED, Learning, is_infeasible, opening, stored
 from hpo.searchers import distributions
 
 GP_MOST = 100
@@ -26,6 +27,34 @@ class Tpe(Learning):
     def model(self, study: Study, trial: FrozenTrial, seed: int) -> Mapping[str, Any]:
         model = TPESampler(seed=seed, n_startup_trials=0, multivariate=True, constant_liar=True)
         return dict(model.sample_relative(study, trial, distributions(self.space)))
+
+
+class Bohb(Tpe):
+    """The model of BOHB (Falkner et al., ICML 2018, arXiv 1807.01774, section 3.2 and algorithm 2): a third of draws at
+    random, the others by a multivariate kernel density of good against bad trials at one budget, the largest that
+    enough trials reached.
+
+    It differs from the paper in that a budget is any epoch rather than one of the rungs, since our trials report each;
+    the density is Optuna's; running trials count as bad ones; and the opening is spread around the default.
+    """
+
+    random_share = 1 / 3
+
+    def propose(self, study: Study, trial: FrozenTrial) -> Mapping[str, Any]:
+        rng = cube.generator("bohb", self.seed, trial.number)
+        if rng.random() < self.random_share:
+            return stored(self.space.draw(rng))
+        return super().propose(study, trial)
+
+    def model(self, study: Study, trial: FrozenTrial, seed: int) -> Mapping[str, Any]:
+        finished = study.get_trials(deepcopy=False, states=FINISHED)
+        needed = len(self.space.parameters) + 3  # N_min + 2 of the paper, N_min being one more than the dimensions
+        reached = sorted((max(_curve(one), default=0) for one in finished if not is_infeasible(one)), reverse=True)
+        if len(reached) < needed:
+            return stored(opening(self.space, self.seed, trial.number))
+        view = as_completed(study, trial.number, at=reached[needed - 1])
+        asked = view.ask().number
+        return super().model(view, view.get_trials(deepcopy=False)[asked], seed)
 
 
 class Gp(Tpe):
@@ -44,15 +73,16 @@ class Gp(Tpe):
         return dict(model.sample_relative(view, asked, distributions(self.space)))
 
 
-def as_completed(study: Study, asking: int) -> Study:
+def as_completed(study: Study, asking: int, at: int | None = None) -> Study:
     """The trials but the one that is `asking`, as Optuna's GP can see them. It reads completed and running ones only:
     one told as pruned, and the constraint on it, would be as good as forgotten.
 
-    A trial stopped early has its best value, an infeasible one the worst known value and its constraint. Without an
-    infeasible trial there is no constraint, which spares a second process.
+    A trial stopped early has its best value; with `at`, every trial its best up to that epoch, and those that did not
+    reach it are left out. An infeasible one has the worst known value and its constraint. Without an infeasible trial
+    there is no constraint, which spares a second process.
     """
     trials = study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING))
-    values = {trial.number: value for trial in trials if (value := _values(trial, study.directions)) is not None}
+    values = {trial.number: value for trial in trials if (value := _values(trial, study.directions, at)) is not None}
     worst = [
         (min if direction is StudyDirection.MAXIMIZE else max)(column)
         for direction, column in zip(study.directions, zip(*values.values(), strict=True), strict=True)
@@ -70,13 +100,21 @@ def as_completed(study: Study, asking: int) -> Study:
     return view
 
 
-def _values(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> list[float] | None:
+def _values(trial: FrozenTrial, directions: Sequence[StudyDirection], at: int | None) -> list[float] | None:
     """What a feasible trial reached, one number per objective; None where nothing was measured."""
     if is_infeasible(trial) or trial.state is TrialState.RUNNING:
         return None
-    if trial.state is TrialState.COMPLETE:
+    if trial.state is TrialState.COMPLETE and at is None:
         return list(trial.values)
-    if not trial.intermediate_values:
+    curve = _curve(trial)
+    if not curve or (at is not None and max(curve) < at):
         return None
     best = max if directions[0] is StudyDirection.MAXIMIZE else min
-    return [best(trial.intermediate_values.values())]
+    return [best(value for epoch, value in curve.items() if at is None or epoch <= at)]
+
+
+def _curve(trial: FrozenTrial) -> Mapping[int, float]:
+    """Epoch to value. A complete trial without a curve, such as one from elsewhere, has its value at epoch 1."""
+    if not trial.intermediate_values and trial.state is TrialState.COMPLETE:
+        return {1: trial.values[0]}
+    return trial.intermediate_values

@@ -46,7 +46,9 @@ class Proposing(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        raise ValueError(f"a trial draws the parameters of its space only, but `{param_name}` is not one.")
+        """A parameter that the proposal left open: drawn at random."""
+        rng = cube.generator("open", self.seed, trial.number, param_name)
+        return storable(self.space[param_name].draw(rng))
 
 
 class Random(Proposing):
@@ -72,8 +74,8 @@ class Learning(Proposing):
 
     def propose(self, study: Study, trial: FrozenTrial) -> Mapping[str, Any]:
         finished = study.get_trials(deepcopy=False, states=FINISHED)
-        measured = sum(not is_infeasible(trial) for trial in finished)
-        if len(finished) < self.startup or measured < 2:
+        measured = [trial for trial in finished if trial.values or trial.intermediate_values]
+        if len(finished) < self.startup or sum(not is_infeasible(trial) for trial in measured) < 2:
             return stored(opening(self.space, self.seed, trial.number))
         from threadpoolctl import threadpool_limits
 

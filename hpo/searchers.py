@@ -23,6 +23,10 @@ SEARCHERS: Mapping[str, str] = {
     "qmc": "hpo.proposals:Sobol",
     "tpe": "hpo.bayes:Tpe",
     "gp": "hpo.bayes:Gp",
+    "bohb": "hpo.bayes:Bohb",
+    "cmaes": "hpo.evolution:CmaEs",
+    "de": "hpo.evolution:DifferentialEvolution",
+    "nsga2": "hpo.evolution:NsgaII",
 }
 """Name to a class made from (space, seed)."""
 
@@ -67,6 +71,18 @@ def _suggest(trial: "optuna.Trial", parameter: "Parameter") -> Any:
     if parameter.kind == "int":
         return trial.suggest_int(parameter.name, int(low), int(high), step=parameter.step, log=log)
     return trial.suggest_float(parameter.name, low, high, log=log)
+
+
+def values_of(trial: "optuna.trial.FrozenTrial", space: "SearchSpace") -> dict[str, Any]:
+    """The sample that a stored trial has, choices as they are in the space."""
+    sample: dict[str, Any] = {}
+    for parameter in space.parameters:
+        value = trial.params[parameter.name]
+        if parameter.choices:
+            stored = [repr(storable(choice)) for choice in parameter.choices]
+            value = parameter.choices[stored.index(repr(value))]
+        sample[parameter.name] = value
+    return sample
 
 
 def distributions(space: "SearchSpace") -> "dict[str, BaseDistribution]":

@@ -88,5 +88,5 @@ def test_infeasible_region_is_learned(name: str) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ValueError, match="must be one of auto, random, qmc, tpe, gp, but is 'tep'"):
+    with pytest.raises(ValueError, match="must be one of auto, random, qmc, tpe, gp, bohb, cmaes, de, nsga2, but is 'tep'"):
         sampler("tep", 0, 0, space=SPACE)
