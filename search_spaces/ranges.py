@@ -239,6 +239,9 @@ def _guessed(leaf: Leaf, centre: float | None, entry: Mapping[str, Any], limits:
 
 def _choices(leaf: Leaf, centre: Any) -> tuple[Any, ...] | None:
     """The values of a leaf that has a list of them, those that its bounds and rules allow; numbers in their order."""
+    parts = [_choices(each, centre) for each in leaf.alternatives]
+    if parts and None not in parts:  # true, false or one of some words
+        return _spelled_once([choice for part in parts for choice in part or ()], centre)
     if leaf.kind == "bool" and leaf.choices is None:
         return (False, True)
     if leaf.choices is None or leaf.kind in ("list", "collection"):

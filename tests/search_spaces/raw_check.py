@@ -87,7 +87,7 @@ def alone(node: dict[str, Any], value: Any, document: dict[str, Any]) -> list[st
     if kind in ("bool", "boolean") and not isinstance(value, bool):
         found.append("no flag")
     enum = node.get("enum")
-    if enum:
+    if enum and kind not in PLAIN:
         choices = [each.strip() if isinstance(each, str) else each for each in enum]
         items = value if isinstance(value, list) and not isinstance(choices[0], list) else [value]
         found += [f"{item!r} not in the enum" for item in items if not any(same(item, each) for each in choices)]
@@ -121,7 +121,8 @@ def by_the_standard(node: dict[str, Any], value: Any, document: dict[str, Any]) 
     if node.get("exclusiveMinimum") is True:  # draft 4
         clean["exclusiveMinimum"] = clean.pop("minimum")
     if isinstance(clean.get("enum"), list):
-        clean["enum"] = [each.strip() if isinstance(each, str) else each for each in clean["enum"]]
+        words = [each.strip() if isinstance(each, str) else each for each in clean["enum"]]
+        clean["enum"] = [*words, *({"true": True, "false": False}[each] for each in words if each in ("true", "false"))]
     return not Draft202012Validator({**clean, "$defs": document.get("$defs", {})}).is_valid(value)
 
 

@@ -286,6 +286,11 @@ def test_two_spellings_of_one_choice_count_once() -> None:
     assert space({"model.backbone": node})["model.backbone"].choices == ("gcvit_tiny", "GC_ViT_base", "resnet_50")
 
 
+def test_choices_of_several_types() -> None:
+    node = {"anyOf": [{"type": "boolean"}, {"enum": ["a", "b"]}], "default": True, "automl_enabled": True}
+    assert space({"model.start": node})["model.start"].choices == (False, True, "a", "b")
+
+
 def test_ordered_numbers_keep_their_order() -> None:
     found = space(
         {"model.size": leaf("ordered_int", 64, enum=[128, 32, 64]), "model.channels": leaf("int", 3, enum=[1, 3])}
