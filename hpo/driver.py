@@ -47,13 +47,13 @@ AT_ONCE = ("hours", "gpu_hours", "stop")
 
 
 class Order(NamedTuple):
-    """End this trial's worker at once."""
+    """End this trial."""
 
     number: int
-    pid: int | None
-    """None: it has none yet."""
-    node: str | None
-    stuck: bool
+    pid: int | None = None
+    """Kill this process: its trial is stuck, or other trials go on beside it. None: stop it as Tune does."""
+    node: str | None = None
+    stuck: bool = False
     """Whether it is to say first where it stands."""
 
 
@@ -305,7 +305,9 @@ class Driver:
         run.ordered = True
         if number not in self._stuck and not self._halted:
             self._finals.setdefault(number, self._cut_short())
-        return Order(number, run.pid, run.node, number in self._stuck)
+        if number in self._stuck or self._reaching():
+            return Order(number, run.pid, run.node, number in self._stuck)
+        return Order(number)
 
     def _find_stuck(self) -> None:
         for number, run in self._runs.items():

@@ -112,14 +112,20 @@ def resume_sweep(
     with _opened(run_dir) as (ledger, spec, sweep, train):
         (run_dir / STOP_FILE).unlink(missing_ok=True)
         if add_trials > 0:
-            ledger.extend(add_trials)
-            limit = Budget.of(sweep, ledger.metric, ledger.budget).over(ledger.spent)
-            if limit is not None:
-                raise RunError(
-                    f"more trials need a budget that is not used up, but it is ({limit.text}); start a new search with "
-                    f"automl.seed_from={run_dir}."
-                )
+            _extend(ledger, spec, sweep, add_trials)
         return _drive(ledger, spec, sweep, train, tracker, console or Console(), clock, stall)
+
+
+def _extend(ledger: Ledger, spec: ExperimentSpec, sweep: "SweepSpec", trials: int) -> None:
+    """Makes room for more trials. RunError where another budget would not let one begin."""
+    budget, spent = Budget.of(sweep, ledger.metric, len(ledger.curves) + trials), ledger.spent
+    limit = budget.over(spent) or budget.full(spent, epochs=spec.train.num_epochs)
+    if limit is not None:
+        raise RunError(
+            f"more trials need a budget that is not used up, but it is ({limit.text}); start a new search with "
+            f"automl.seed_from={ledger.run_dir}."
+        )
+    ledger.extend(trials)
 
 
 def stop_sweep(run_dir: Path) -> bool:

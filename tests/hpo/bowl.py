@@ -1,5 +1,6 @@
 """A stand-in for training: the same interface, no network. Workers import it by name (`bowl:train`)."""
 
+import errno
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from model.errors import CheckpointError, NonFiniteLoss, OutOfMemory
+from model.errors import CheckpointError, NonFiniteLoss, OutOfMemory, WorkerDied
 from model.metrics import VAL_MAP50, Measurement
 
 
@@ -24,7 +25,8 @@ class Result(NamedTuple):
 EPOCH_S = float(os.environ.get("BOWL_EPOCH_S", "0.0"))
 
 
-MISFORTUNES = tuple(kind * 1e-6 * 1e6 for kind in (1, 2, 3, 4))
+NAN, MEMORY, CRASH, DEATH, HANG, DISK, DATA = range(1, 8)
+MISFORTUNES = {kind * 1e-6 * 1e6: kind for kind in (NAN, MEMORY, CRASH, DEATH, HANG, DISK, DATA)}
 
 
 def bowl(lr: float, epoch: int) -> float:
@@ -43,7 +45,7 @@ def train(spec, out: Path, *, on_epoch=None, on_adjust=None, cpus=None, resume=N
         Measurement(epoch=i + 1, values={VAL_MAP50.name: v}, seconds=i + 1.0) for i, v in enumerate(history)
     ]
     for epoch in range(len(history) + 1, spec.train.num_epochs + 1):
-        time.sleep(EPOCH_S)
+        time.sleep(EPOCH_S + spec.train.optim.warmup_steps / 1000)  # another key without a use here
         _misfortune(spec, out, epoch)
         value = bowl(lr, epoch)
         history.append(value)
@@ -78,16 +80,23 @@ def _read(checkpoint: Path) -> list[float]:
 
 
 def _misfortune(spec, out: Path, epoch: int) -> None:
-    """What goes wrong is chosen by the weight decay, a key the stand-in has no other use for."""
-    kind = spec.train.optim.weight_decay * 1e6
-    if epoch != 2 or kind not in MISFORTUNES:
+    """What goes wrong is chosen by the weight decay, a key the stand-in has no other use for. Troubles of the machine
+    come once, a full disk as long as there is a file `full` beside the trials."""
+    kind = MISFORTUNES.get(spec.train.optim.weight_decay * 1e6)
+    if epoch != 2 or kind is None:
         return
-    if kind == MISFORTUNES[0]:
+    if kind == NAN:
         raise NonFiniteLoss("loss_ce is nan at image 7")
-    if kind == MISFORTUNES[1]:
+    if kind == MEMORY:
         raise OutOfMemory("one image of 9000 pixels does not fit")
-    if kind == MISFORTUNES[2]:
+    if kind == CRASH:
         raise ZeroDivisionError(f"crash number {out.name}")
-    if kind == MISFORTUNES[3] and not (out / "died").exists():
+    if kind == DISK and (out.parent / "full").exists():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if kind in (DEATH, HANG, DATA) and not (out / "died").exists():
         (out / "died").touch()
+        if kind == DATA:
+            raise WorkerDied("a data process went away")
+        if kind == HANG:
+            time.sleep(1000)
         os.kill(os.getpid(), signal.SIGKILL)
