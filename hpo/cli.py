@@ -32,7 +32,8 @@ ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "overrides": (("overrides",), {"nargs": "*", "metavar": "key=value", "help": "spec keys, dotted"}),
     "request": (("--request",), {"metavar": "TEXT", "help": 'what is wanted, in words: "plain training", "no HPO"'}),
     "no-automl": (("--no-automl",), {"action": "store_true", "help": "train once: automl_policy=off for this run"}),
-    "dry-run": (("--dry-run",), {"action": "store_true", "help": "show what would be done, and stop"}),
+    "dry-run": (("--dry-run",), {"action": "store_true", "help": "print the launch review, and stop"}),
+    "yes": (("--yes", "-y"), {"action": "store_true", "help": "start without asking"}),
     "schema": (("--schema",), {"metavar": "FILE", "type": Path, "help": "any model's *.schema.json in place of ours"}),
     "json": (("--json",), {"action": "store_true", "help": "one JSON document on standard output"}),
     "key": (("key",), {"metavar": "KEY", "help": "dotted, or its end where that is unique: train.optim.lr, lr"}),
@@ -47,6 +48,8 @@ ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "scheduler": (("--scheduler",), {"metavar": "NAME", "help": "when a trial is stopped early"}),
     "algorithm": (("--algorithm",), {"metavar": "NAME", "help": "searcher and scheduler by one name, as in TAO"}),
     "seed-from": (("--seed-from",), {"metavar": "RUN", "help": "try the best configurations of that run first"}),
+    "add-trials": (("--add-trials",), {"metavar": "N", "help": "so many configurations more than it was to try"}),
+    "ray-address": (("--ray-address",), {"metavar": "ADDRESS", "help": "a running Ray cluster, such as auto"}),
     "from": (("--from",), {"metavar": "RUN", "dest": "run", "help": "a finished run, or RUN/7 for its trial 7"}),
     "run": (("run",), {"metavar": "RUN", "help": "a run's folder, or its id below runs/"}),
     "dataset": (("dataset",), {"choices": ("digits",)}),
@@ -65,9 +68,12 @@ DDETR: Mapping[str, Command] = {
     "train": Command(
         "hpo.launch:train",
         "search and train, or train once, by automl_policy",
-        ("spec", "request", "no-automl", "dry-run", *SPACE, *SEARCH, "overrides"),
+        ("spec", "request", "no-automl", "dry-run", "yes", *SPACE, *SEARCH, "ray-address", "overrides"),
     ),
-    "resume": Command("hpo.launch:resume", "go on with a search after any interruption", ("run",)),
+    "resume": Command(
+        "hpo.launch:resume", "go on with a search after any interruption", ("run", "add-trials", "ray-address")
+    ),
+    "stop": Command("hpo.launch:stop", "end a search early and keep the best", ("run",)),
     "space": Command(
         "hpo.show_space:space",
         "what is searched, what is not, and why; of any model by its schema",

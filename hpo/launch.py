@@ -4,7 +4,9 @@ Both ways of training, searched and plain, leave the same folder: `spec.yaml`, `
 """
 
 import argparse
+import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +26,7 @@ from schemas.structure import structure, unstructure
 if TYPE_CHECKING:
     from deploy.spec import ExportSpec, GenTrtEngineSpec
     from hpo.result import SweepResult, TrialRecord
+    from model.data.coco import CocoIndex
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -31,25 +34,42 @@ def train(arguments: argparse.Namespace) -> None:
     from hpo.handoff import check
 
     out.print(f"reading {arguments.spec}")
+    _use_cluster(arguments.ray_address)
     overrides = [*arguments.overrides, *(["automl_policy=off"] if arguments.no_automl else [])]
     request = read_request(arguments.spec, overrides, request_text=arguments.request, flags=vars(arguments), data=True)
     decision = policy.resolve(request.policy, request.action)
     out.print(decision.because)
     for line in request.notices():
         say(line)
-    if decision.run_hpo:
+    search = decision.run_hpo
+    if search:
         policy.require_metric(request.spec.dataset.has_validation)
         space = request.space()
         print_space(space, out)
-    _check(request.spec)
     check(request.sections["export"], request.sections["gen_trt_engine"])
+    splits = _splits(request.spec)
+    root = runs.results_root(request.spec)
+    if search:
+        from hpo.review import review_search
+
+        space, ready = review_search(request, space, splits, root)
+        if not arguments.dry_run and not _agreed(arguments, ready):
+            return
+    elif arguments.dry_run:
+        from hpo.review import review_plain
+
+        review_plain(request.spec, splits, root)
+    else:
+        from hpo.review import print_data
+
+        print_data(splits)
     if arguments.dry_run:
         out.print("dry run: nothing was started")
         return
-    run = runs.new_run(runs.results_root(request.spec), arguments.spec)
+    run = runs.new_run(root, arguments.spec)
     out.print(f"run {run}")
     runs.write_sections(run, {name: unstructure(section) for name, section in request.sections.items()})
-    if decision.run_hpo:
+    if search:
         from hpo.sweep import run_sweep
 
         out.print("starting MLflow and the workers; the first time takes half a minute")
@@ -58,22 +78,80 @@ def train(arguments: argparse.Namespace) -> None:
         _plain(run, request.spec)
 
 
-def resume(arguments: argparse.Namespace) -> None:
-    """Goes on with an interrupted search and its handoff."""
-    import yaml
+def _agreed(arguments: argparse.Namespace, ready: bool) -> bool:
+    """Whether the search may start: asked on a terminal only, and not with --yes."""
+    if arguments.yes or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return True
+    try:
+        answer = input("start? [Y/n] " if ready else "start all the same? [y/N] ").strip().lower()
+    except EOFError:
+        answer = "n"
+    agreed = answer in ("y", "yes") or (ready and not answer)
+    if not agreed:
+        out.print("nothing was started")
+    return agreed
 
+
+def resume(arguments: argparse.Namespace) -> None:
+    """Goes on with an interrupted search, or with more trials, and hands its result over."""
     from hpo.sweep import resume_sweep
 
-    run = runs.find_run(arguments.run)
+    _use_cluster(arguments.ray_address)
+    run = _search(arguments.run, "resume")
+    out.print(f"run {run}")
+    result = resume_sweep(run, add_trials=_whole("--add-trials", arguments.add_trials))
+    _finish_sweep(run, _spec_of(run), result)
+
+
+def stop(arguments: argparse.Namespace) -> None:
+    """Ends a search early and keeps the best: by its own driver, which hands the winner over, or here without one."""
+    from hpo.locks import exclusive
+    from hpo.result import read_result
+    from hpo.sweep import stop_sweep
+
+    run = _search(arguments.run, "stop")
+    if read_result(run).finished:
+        raise RunError(f"`ddetr stop` ends a search that is not finished, but {run} is; its result is in {run}.")
+    if not stop_sweep(run):
+        out.print(f"no driver was at work in {run}; the search ends with what there is")
+        _finish_sweep(run, _spec_of(run), read_result(run))
+        return
+    out.print("told the driver; its trials stop after their running epochs")
+    with exclusive(run / ".lock", wait_s=math.inf, holder="its driver"):
+        result = read_result(run)
+    out.print(result.verdict())
+    out.print("the command that ran the search hands the winner over")
+
+
+def _search(name: str, command: str) -> Path:
+    """The folder of a search. RunError for one that holds none."""
+    run = runs.find_run(name)
     if not (run / "study.db").exists():
         raise RunError(
-            f"`ddetr resume` goes on with a search, but {run} holds none; resume plain training with "
+            f"`ddetr {command}` takes a search, but {run} holds none; resume plain training with "
             "train.resume_training_checkpoint_path."
         )
-    out.print(f"run {run}")
-    result = resume_sweep(run)
-    spec = ExperimentSpec.from_dict(yaml.safe_load((run / "spec.yaml").read_text(encoding="utf-8")))
-    _finish_sweep(run, spec, result)
+    return run
+
+
+def _spec_of(run: Path) -> ExperimentSpec:
+    import yaml
+
+    return ExperimentSpec.from_dict(yaml.safe_load((run / "spec.yaml").read_text(encoding="utf-8")))
+
+
+def _whole(flag: str, given: str | None) -> int:
+    if given is None:
+        return 0
+    if not given.isdecimal() or int(given) < 1:
+        raise RunError(f"`{flag}` must be a whole number from 1 on, but is {given!r}.")
+    return int(given)
+
+
+def _use_cluster(address: str | None) -> None:
+    """Ray's own variable, so that whatever starts Ray sees it."""
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address
 
 
 def make_data(arguments: argparse.Namespace) -> None:
@@ -84,7 +162,7 @@ def make_data(arguments: argparse.Namespace) -> None:
     out.print("next: ddetr train -e experiments/quickstart.yaml")
 
 
-def _check(spec: ExperimentSpec) -> None:
+def _splits(spec: ExperimentSpec) -> "dict[str, CocoIndex]":
     """Everything that a trial would trip over: the network, and every split, read once here. Decodes the images that
     all trials share."""
     from model.data.cache import open_images
@@ -101,11 +179,9 @@ def _check(spec: ExperimentSpec) -> None:
         out.print("no validation data: there will be no metric, and the last epoch is the result")
     if data.has_test:
         splits["test"] = data.test_index
-    for name, index in splits.items():
+    for index in splits.values():
         open_images(index.images)
-        out.print(f"{name}: {len(index.images)} images, {len(index.annotations.labels)} boxes")
-    names = ", ".join(f"{name} ({key})" for key, name in list(data.classes.items())[:10])
-    out.print(f"classes: {names}{' …' if len(data.classes) > 10 else ''}")
+    return splits
 
 
 def _plain(run: Path, spec: ExperimentSpec) -> None:

@@ -68,7 +68,7 @@ class Request:
         if self.data is None:
             return {}
         named = ("images", "most_objects", "shortest_side", "longest_side")
-        return {name: float(getattr(self.data, name)) for name in named if getattr(self.data, name) is not None}
+        return {name: getattr(self.data, name) for name in named if getattr(self.data, name) is not None}
 
     def notices(self) -> list[str]:
         """A line for each key that the user wrote and nothing reads, and for what was derived in place of one."""

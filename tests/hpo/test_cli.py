@@ -33,7 +33,8 @@ def only_run(tmp_path: Path) -> Path:
 
 def test_the_surface_is_this_one() -> None:
     assert sorted(DDETR) == [
-        "evaluate", "explain", "export", "gen_trt_engine", "inference", "make-data", "resume", "space", "train",
+        "evaluate", "explain", "export", "gen_trt_engine", "inference", "make-data", "resume", "space", "stop",
+        "train",
     ]  # fmt: skip
     assert sorted(DIRECT) == ["evaluate", "export", "gen_trt_engine", "inference", "train"]
 
@@ -101,7 +102,9 @@ def test_dry_run_starts_nothing(spec_file: Path, tmp_path: Path, capsys: pytest.
     assert main(["train", "-e", str(spec_file), "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "train.optim.lr" in shown
-    assert "train: 24 images" in shown
+    for part in ("images    │    24", "digit (2)", "resources: ", "0: your spec", "one epoch: ", "3 steps of 8 images",
+                 "for 2 trials of 2 epochs", "disk: up to", "dry run: nothing was started"):  # fmt: skip
+        assert part in shown, part
     assert not (tmp_path / "results").exists()
 
 
@@ -117,6 +120,13 @@ def test_plain_training_has_the_layout_of_a_search(
     handoff = json.loads((run / "handoff.json").read_text())
     assert handoff["checkpoint"] == "trials/0/model_best.pth"
     assert handoff["classes"] == {"2": "digit"}
+
+    from hpo.review import checkpoint_bytes
+
+    best = read_checkpoint(run / "trials" / "0" / "model_best.pth")
+    weights = sum(tensor.numel() for tensor in best.state.values())
+    there = sum(path.stat().st_size for path in (run / "trials" / "0").glob("*.pth") if not path.is_symlink())
+    assert there == pytest.approx(checkpoint_bytes(weights, best.spec, trials=1, concurrent=0), rel=0.15)
 
     from mlflow import MlflowClient
 
