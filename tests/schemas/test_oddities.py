@@ -359,6 +359,22 @@ def test_words_that_cannot_be_followed(node: dict[str, Any], kind: str) -> None:
     assert kind in [finding.kind for finding in read(node).findings]
 
 
+def test_joined_nodes_are_as_strict_as_the_strictest() -> None:
+    parts = [{"minimum": 0, "exclusiveMaximum": 9, "enum": [1, 2, 5]}, {"minimum": 2, "exclusiveMaximum": 5},
+             {"enum": [5, 2, 8], "type": "integer"}]  # fmt: skip
+    found = leaf({"type": "number", "allOf": parts, "default": 2})
+    assert (found.kind, found.choices, found.interval) == ("int", (2, 5), Bounds(2, 5, False, True))
+    members = [{"properties": {"a": {"minimum": 1}}}, {"properties": {"a": {"type": "number"}, "b": {"const": 1}}}]
+    schema = read({"allOf": members})
+    assert (schema.leaves["x.a"].low, schema.leaves["x.b"].choices) == (1, (1,))
+
+
+def test_one_text_for_a_list_of_texts_only() -> None:
+    assert refused(read({"type": "list", "default": []}), {"x": "a"}) == []
+    assert len(refused(read({"type": "list", "default": [1, 2]}), {"x": "a"})) == 1
+    assert len(refused(read({"type": "array", "default": []}), {"x": "a"})) == 1
+
+
 def test_a_value_that_may_be_a_number_or_a_list() -> None:
     rate = {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}}], "default": 1e-6,
             "minimum": 0.0, "maximum": float("inf")}  # fmt: skip
