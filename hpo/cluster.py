@@ -12,6 +12,7 @@ import os
 import platform
 import secrets
 import shutil
+import socket
 import sysconfig
 import time
 import urllib.request
@@ -44,6 +45,7 @@ QUIET = {
 """Set before ray is imported, unless the user set them."""
 WORKER_ENV = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
 """How long a stopped training may take to leave a worker that is to be used again."""
+CALL_S = 10.0
 ANSWER_S = 180.0
 """How long a node may take to start a worker and look around."""
 APPEAR_S = 10.0
@@ -82,6 +84,7 @@ def workers(
     scratch = run_dir / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed
     address = os.environ.get("RAY_ADDRESS") or None
+    address = None if address == "local" else address
     begun = not ray.is_initialized()
     if begun:
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -108,8 +111,9 @@ def _init(address: str | None, empty: Path) -> None:
             "the command on the head node with --ray-address auto, or with `ray job submit`."
         )
     try:
+        _call(address)
         ray.init(**options(address, empty))
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         if address is None:
             raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -117,6 +121,13 @@ def _init(address: str | None, empty: Path) -> None:
             f"RAY_ADDRESS must be a Ray cluster that this machine is a node of, but {address} is not ({first}); start "
             "the command on one of its nodes, or leave RAY_ADDRESS unset to use this machine alone."
         ) from error
+
+
+def _call(address: str | None) -> None:
+    """Raises OSError when nobody is at `address`; Ray itself would try for many minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CALL_S).close()
 
 
 def options(address: str | None, empty: Path) -> dict[str, Any]:

@@ -117,6 +117,16 @@ def test_client_address_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         pass
 
 
+def test_nobody_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    expected = f"must be a Ray cluster that this machine is a node of, but {address} is not"
+    with pytest.raises(ClusterError, match=expected), cluster.workers(tmp_path, ExperimentSpec(), SweepSpec()):
+        pass
+
+
 @pytest.fixture
 def needs(tmp_path: Path) -> dict[str, Any]:
     """What a driver asks a node on its own machine: nothing is missing."""
