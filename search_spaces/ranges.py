@@ -148,7 +148,8 @@ def _numeric(leaf: Leaf, found: Range, entry: Mapping[str, Any], limits: Limits)
     power = leaf.power or entry.get("powers")
     origin = origin_text(low.origin, high.origin)
     if power:
-        fitting = tuple(each for each in powers(power) if ends[0] <= each <= ends[1])
+        # A schema's powers begin with the exponent 1; a batch of one image is one, too.
+        fitting = tuple(each for each in [*([] if leaf.power else [1]), *powers(power)] if ends[0] <= each <= ends[1])
         if len(fitting) < 2:
             return _alone(fitting[0]) if fitting else f"no power of {power} lies between {ends[0]:g} and {ends[1]:g}"
         words = f"powers of {power}; {origin}"
