@@ -221,9 +221,13 @@ def _columns(spec: ExperimentSpec) -> dict[str, Any]:
 
 
 def _finish_sweep(run: Path, spec: ExperimentSpec, result: "SweepResult") -> None:
+    from hpo.retention import tidy
+
     best = result.best
     _print_rows("Trials", result.table())
     out.print(result.verdict())
+    spent = f" ({'; '.join(result.spent)})" if len(result.spent) > 1 else ""
+    out.print(f"the search ended: {result.ended}{spent}")
     if best is None or best.checkpoint is None:
         raise SweepStoppedError(
             f"no trial of {run.name} completed; `ddetr resume {run}` goes on when the cause is mended."
@@ -238,6 +242,9 @@ def _finish_sweep(run: Path, spec: ExperimentSpec, result: "SweepResult") -> Non
     }
     _hand_off(run, best.checkpoint, spec, budget, lineage)
     _compare_on_test(spec, best, result.baseline)
+    line = tidy(run)
+    if line is not None:
+        say(line)
 
 
 def _compare_on_test(spec: ExperimentSpec, best: "TrialRecord", default: "TrialRecord | None") -> None:

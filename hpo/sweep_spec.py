@@ -46,7 +46,7 @@ class SweepSpec:
     confirm: int = field(
         0, title="Confirm", doc="Best trials run again with other seeds before a winner is declared.", low=0
     )
-    keep: int = field(3, title="Keep", doc="Best trials whose checkpoints stay after the winner is handed over.", low=1)
+    keep: int = field(3, title="Keep", doc="Best trials that keep their last checkpoint once the winner is out.", low=1)
     seed: int | None = field(None, title="Seed", doc="Of the searcher. Unset: `train.seed`.", low=0)
     concurrent: int | None = field(None, title="Concurrent", doc="Trials at a time, at most. Unset: what fits.", low=1)
     cpus_per_trial: int | None = field(None, title="CPUs", doc="CPU cores of one trial.", low=1)
