@@ -294,15 +294,12 @@ def _epoch_text(cost: "Cost", spec: ExperimentSpec) -> str:
 def _print_time(expected: Estimate, cost: "Cost", spec: ExperimentSpec, sweep: "SweepSpec", share: "Share") -> None:
     say(_epoch_text(cost, spec))
     confirmed = f" and {sweep.confirm} more to confirm" if sweep.confirm else ""
-    text = f"time: at most about {clock(expected.seconds)}"
-    if expected.gpu_hours:
-        text += f" and {expected.gpu_hours:.2g} GPU hours"
-    text += f" for {sweep.trials} trials of {spec.train.num_epochs} epochs{confirmed}, {share.concurrent} at a time"
-    if sweep.scheduler != "none":
-        text += "; trials that are stopped early make it less"
-    say(text)
+    gpu = f" and {expected.gpu_hours:.2g} GPU hours" if expected.gpu_hours else ""
+    trials = f"{sweep.trials} trials of {spec.train.num_epochs} epochs{confirmed}, {share.concurrent} at a time"
+    early = "; trials that are stopped early make it less" if sweep.scheduler != "none" else ""
     if expected.trials < sweep.trials:
-        say(f"the limits in `automl` are enough for about {expected.trials:.3g} full trials of {sweep.trials}")
+        early = f"; the limits in `automl` leave room for about {expected.trials:.2g} full ones" + early
+    say(f"time: at most about {clock(expected.seconds)}{gpu} for {trials}{early}")
 
 
 def _print_disk(disk: Disk, root: Path, trials: int) -> None:

@@ -131,7 +131,7 @@ def read_request(
     of_data: list[str] = []
     if data:
         spec, summary, of_data = _with_data(raw, spec, wrong)
-    found = [*problems, *wrong.values(), *sections.problems, *of_data]
+    found = [*problems, *_name_problems(sweep), *wrong.values(), *sections.problems, *of_data]
     if action == "train":
         # A rule between keys says nothing while one of them is wrong.
         names = {name.rpartition(".")[2] for name in wrong}
@@ -321,6 +321,24 @@ def read_sweep(block: Any, schema: Schema, problems: list[str]) -> SweepSpec:
         ranges=dict(dotted.leaves(sweep.ranges)),
         points=tuple(dict(dotted.leaves(point)) for point in sweep.points),
     )
+
+
+def _name_problems(sweep: SweepSpec) -> list[str]:
+    """Searchers and schedulers that there are not."""
+    from hpo import searchers
+
+    usual, found = SweepSpec(), []
+    checks: list[tuple[Callable[[str], None], str]] = [(searchers.check, sweep.searcher)]
+    if sweep.scheduler != usual.scheduler:
+        from hpo import schedulers  # brings numpy, which nothing else here needs
+
+        checks.append((schedulers.check, sweep.scheduler))
+    for check, name in checks:
+        try:
+            check(name)
+        except ValueError as error:
+            found.append(str(error))
+    return found
 
 
 class _Sections(NamedTuple):

@@ -55,6 +55,8 @@ def test_the_surface_is_this_one() -> None:
         ("model.hidden_dim=30", "`model.hidden_dim`"),
         ("automl_policy=perhaps", "auto, on or off"),
         ("automl.trials=0", "at least 1"),
+        ("--searcher=tpee", "`automl.searcher` must be one of"),
+        ("--scheduler=ashaa", "`automl.scheduler` must be one of"),
         ("--trials=0", "`automl.trials` must be at least 1, but is 0. (--trials)"),
         ("--params=lrr", "`automl.params`: unknown parameter `lrr`; did you mean `lr`? (--params)"),
         ("--fix=lr=3", "at most 0.01, but is 3. (--fix lr=3)"),
