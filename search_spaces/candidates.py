@@ -67,7 +67,7 @@ def candidates(
 
     by_name = by_names(made.values())
     for text, given in [*((name, None) for name in choice.params or ()), *choice.ranges.items()]:
-        name = full_name(text.lstrip("+"), [*by_name, *schema.leaves])
+        name = full_name(text.removeprefix("+"), [*by_name, *schema.leaves])
         if name in following:
             continue
         leaf = schema.leaves.get(name)
