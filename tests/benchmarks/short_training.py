@@ -1,4 +1,5 @@
-"""One training of the real detector that ends after so many CPU seconds, and what it scored. Knows no search.
+"""One training of the real detector that ends after so many CPU seconds or when told to, and what it scored. Knows no
+search.
 
 The clock counts this process's CPU time from reading the data on, loading of images included, validation not: how
 often a training is scored must not change how far it gets.
@@ -9,7 +10,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +48,16 @@ class Scored:
         return self.curve[-1][VAL_MAP50.name] if self.curve else None
 
 
-class _Stop(pl.Callback):
-    """Ends the fit in mid-epoch when its CPU seconds are spent; Lightning then validates once more."""
+Judge = Callable[[Mapping[str, float]], bool]
+"""Told each validation, as it stands in the curve; whether the training should stop."""
 
-    def __init__(self, cpu_s: float) -> None:
-        self._limit, self._began = cpu_s, time.process_time()
+
+class _Stop(pl.Callback):
+    """Ends the fit in mid-epoch when its CPU seconds are spent (Lightning then validates once more), or at a validation
+    when the judge says so."""
+
+    def __init__(self, cpu_s: float, judge: Judge | None) -> None:
+        self._limit, self._judge, self._began = cpu_s, judge, time.process_time()
         self._validating = 0.0
         self.excluded = 0.0
         self.steps, self.epochs = 0, 0.0
@@ -74,14 +80,17 @@ class _Stop(pl.Callback):
         assert isinstance(pl_module, Detector)
         self.excluded += time.process_time() - self._validating
         value = pl_module.values[VAL_MAP50.name]
-        if math.isfinite(value):
-            self.curve.append({"epochs": self.epochs, "cpu_s": round(self.spent, 2), VAL_MAP50.name: value})
+        if not math.isfinite(value):
+            return
+        self.curve.append({"epochs": self.epochs, "cpu_s": round(self.spent, 2), VAL_MAP50.name: value})
+        if self._judge is not None and self._judge(self.curve[-1]):
+            trainer.should_stop = True
 
 
-def train_for(spec: ExperimentSpec, cpu_s: float) -> Scored:
-    """Trains `spec` in this process until `cpu_s` or its last epoch, whichever is first. Writes no file."""
+def train_for(spec: ExperimentSpec, cpu_s: float = math.inf, judge: Judge | None = None) -> Scored:
+    """Trains `spec` in this process until `cpu_s`, the judge's word or its last epoch. Writes no file."""
     quiet()
-    stop = _Stop(cpu_s)
+    stop = _Stop(cpu_s, judge)
     diverged = None
     with torch.random.fork_rng(devices=()):
         data = CocoDataModule(spec, cpus=1)
