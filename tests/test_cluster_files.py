@@ -171,6 +171,9 @@ def test_slurm_job(stubs: Path, tmp_path: Path) -> None:
     process = slurm(tmp_path)
     try:
         assert process.wait(60) == 0
+        deadline = time.monotonic() + 30
+        while len(said(stubs, "ray start")) < 3 and time.monotonic() < deadline:  # they are on their own
+            time.sleep(0.05)
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # what `ray start --block` stands for
     (ddetr,) = said(stubs, "ddetr")
