@@ -95,7 +95,10 @@ def workers(
             note(f"Ray cluster: {', '.join(map(_described, there))}")
             for line in preflight(there, run_dir, spec):
                 note(line)
-        yield share(there, sweep, gpus_wanted=spec.train.num_gpus, grows=address is not None)
+        found = share(there, sweep, gpus_wanted=spec.train.num_gpus, grows=address is not None)
+        if not _slots(there, found.cpus, found.gpus):
+            note(f"no node has {found.cpus} CPU and {found.gpus:g} GPU yet: trials wait for the cluster to grow")
+        yield found
     finally:
         if begun:
             ray.shutdown()
