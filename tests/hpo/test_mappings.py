@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, ks_2samp
 
@@ -107,6 +107,7 @@ def test_every_point_resolves_and_validates(way: str, tier: str) -> None:
             assert check(spec, schemas) == []
 
 
+@settings(deadline=None)
 @given(place=st.sampled_from(range(len(EVERY_KIND.parameters))), along=st.floats(0.0, 1.0))
 def test_cube_and_values_are_inverse(place: int, along: float) -> None:
     parameter = EVERY_KIND.parameters[place]
