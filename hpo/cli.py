@@ -11,8 +11,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from hpo import guard
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -29,7 +32,7 @@ SPEC = ("-e", "--experiment_spec_file", "--spec")
 ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "spec": (SPEC, {"required": True, "metavar": "SPEC", "type": Path, "dest": "spec"}),
     "optional spec": (SPEC, {"metavar": "SPEC", "type": Path, "dest": "spec"}),
-    "overrides": (("overrides",), {"nargs": "*", "metavar": "key=value", "help": "spec keys, dotted"}),
+    "overrides": (("overrides",), {"nargs": "*", "default": [], "metavar": "key=value", "help": "spec keys, dotted"}),
     "request": (("--request",), {"metavar": "TEXT", "help": 'what is wanted, in words: "plain training", "no HPO"'}),
     "no-automl": (("--no-automl",), {"action": "store_true", "help": "train once: automl_policy=off for this run"}),
     "dry-run": (("--dry-run",), {"action": "store_true", "help": "print the launch review, and stop"}),
@@ -118,6 +121,7 @@ def _run(program: str, commands: Mapping[str, Command], argv: Sequence[str] | No
     arguments.program = program
     _quiet()
     try:
+        guard.check()
         _function(commands[arguments.command].function)(arguments)
     except BrokenPipeError:  # `ddetr space | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -129,7 +133,8 @@ def _run(program: str, commands: Mapping[str, Command], argv: Sequence[str] | No
         code = exit_code(error)
         if code is None or arguments.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        for problem in getattr(error, "problems", [str(error)]):
+            print(f"error: {problem}", file=sys.stderr)
         return code
     return DONE
 
@@ -176,7 +181,10 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpa
     arguments, rest = parser.parse_known_args(argv)
     strange = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]
     if strange:
-        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+        known = [flag for flags, _ in ARGUMENTS.values() for flag in flags if flag.startswith("--")]
+        near = get_close_matches(strange[0].partition("=")[0], known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        parser.error(f"unrecognized arguments: {' '.join(strange)}{hint}")
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
     return arguments
