@@ -72,22 +72,25 @@ def review_search(request: Request, space: SearchSpace, splits: "Mapping[str, Co
     print_data(splits)
     for text in adjustments:
         say(f"adjusted for {spec.train.num_epochs} epochs a trial: {text}")
-    share = _resources(spec, request.sweep)
+    searcher, because = searchers.resolve(request.sweep.searcher, space, request.sweep.trials)
+    say(f"searcher {searcher}: {because}; scheduler {request.sweep.scheduler}")
+    sweep = replace(request.sweep, searcher=searcher)
+    space = rescaled_space(space, spec.train.num_epochs)
+    first = first_configurations(spec, sweep, space, root)
+    share = _resources(spec, sweep)
     cost = None if share is None else _measured(spec, share, _batches_to_try(space, request))
     if cost is not None and cost.most_per_forward is not None:
         space = request.space({**request.facts, "most_per_forward": cost.most_per_forward})
         say(f"{cost.most_per_forward} images at once fit the memory: {BATCH} {_searched(space, request, BATCH)}")
-    space = rescaled_space(space, spec.train.num_epochs)
-    searcher, because = searchers.resolve(request.sweep.searcher, space, request.sweep.trials)
-    say(f"searcher {searcher}: {because}; scheduler {request.sweep.scheduler}")
-    sweep = replace(request.sweep, searcher=searcher)
-    _print_configurations(first_configurations(spec, sweep, space, root), sweep.trials)
+        space = rescaled_space(space, spec.train.num_epochs)
+        first = first_configurations(spec, sweep, space, root)
+    _print_configurations(first, sweep.trials)
     if cost is None or share is None:
         return Review(space, True)
-    expected = estimate(cost, spec, request.sweep, share)
-    _print_time(expected, cost, spec, request.sweep, share)
-    disk = Disk(checkpoint_bytes(cost.weights, spec, request.sweep.trials, share.concurrent), _free(root))
-    _print_disk(disk, root, request.sweep.trials)
+    expected = estimate(cost, spec, sweep, share)
+    _print_time(expected, cost, spec, sweep, share)
+    disk = Disk(checkpoint_bytes(cost.weights, spec, sweep.trials, share.concurrent), _free(root))
+    _print_disk(disk, root, sweep.trials)
     return Review(space, disk.enough)
 
 
@@ -287,7 +290,7 @@ def _epoch_text(cost: "Cost", spec: ExperimentSpec) -> str:
         every = "" if spec.train.validation_interval == 1 else f", every {spec.train.validation_interval} epochs"
         parts.append(f"{cost.val_batches} validation batches, {cost.val_seconds:.2g} s each{every}")
     memory = f", {size(cost.peak_bytes)} of its memory" if cost.peak_bytes else ""
-    where = f"on {cost.device}, alone{memory}"
+    where = f"on {cost.device}, alone{memory}" + (", from one image" if cost.rough else "")
     return f"one epoch: {clock(_epoch_seconds(cost, spec))} ({'; '.join(parts)}; {where}; {cost.weights:,} weights)"
 
 

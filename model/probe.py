@@ -30,7 +30,9 @@ STEPS = 5
 """Training steps and validation batches that are timed, at most, after one that is not."""
 SECONDS = 4.0
 """After which no further step, nor batch, is begun."""
-PATIENCE_S = 180.0
+LONG_S = 12.0
+"""Of one batch, as its first image foretells it: a batch that takes longer is not tried."""
+PATIENCE_S = 120.0
 """How long the whole may take before it is given up."""
 
 
@@ -54,6 +56,8 @@ class Cost:
     """The largest power of two of images at once that fitted; None where that was not tried."""
     peak_bytes: int = 0
     """Of a GPU's memory, in a training step."""
+    rough: bool = False
+    """Whether one image was timed and multiplied, because a batch takes long here."""
     device: str = "CPU"
 
     def epoch_seconds(self, validation_interval: int = 1) -> float:
@@ -138,12 +142,17 @@ def probe(spec: ExperimentSpec, *, cpus: int, gpu_share: float, most: int | None
     train, loading = _loaded(data.train_dataloader())
     validation, val_loading = _loaded(data.val_dataloader()) if data.has_validation else ([], 0.0)
     bench = _Bench(spec, device)
-    computing = bench.training(train)
+    first = bench.first(_one(train[0]))
+    rough = first * spec.dataset.batch_size > LONG_S
+    if rough:
+        train, validation = [_one(train[0])], [_one(batch) for batch in validation[:1]]
+    computing = first if rough and first > SECONDS else bench.training(train)
     peak = torch.cuda.max_memory_allocated(device) if where.gpu_ids else 0
     validating = bench.validation(validation, data) if validation else 0.0
+    images = spec.dataset.batch_size if rough else 1
     return Cost(
-        step_seconds=_together(computing, loading, workers),
-        val_seconds=_together(validating, val_loading, workers),
+        step_seconds=_together(images * computing, loading, workers),
+        val_seconds=_together(images * validating, val_loading, workers),
         steps=max(1, steps),
         val_batches=val_batches,
         weights=sum(parameter.numel() for parameter in bench.model.parameters()),
@@ -151,7 +160,13 @@ def probe(spec: ExperimentSpec, *, cpus: int, gpu_share: float, most: int | None
         most_per_forward=bench.most(train, most) if most and where.gpu_ids else None,
         peak_bytes=peak,
         device=torch.cuda.get_device_name(device) if where.gpu_ids else "CPU",
+        rough=rough,
     )
+
+
+def _one(batch: "ImageBatch") -> "ImageBatch":
+    """The first image of a batch, padded as the batch is."""
+    return type(batch)(batch.pixels[:1], batch.sizes[:1], batch.targets[:1])
 
 
 def _together(computing: float, loading: float, workers: int) -> float:
@@ -225,6 +240,19 @@ class _Bench:
         self.optimizer = make_optimizer(groups, spec.train.optim, fused=spec.train.precision == "fp32")
         self.batch: Batch = Batch.of(spec.dataset.batch_size, spec.train.per_forward)
 
+    def first(self, image: "ImageBatch") -> float:
+        """Seconds of the very first step, of one image. OutOfMemory when it does not fit."""
+        from model.memory import is_out_of_memory
+
+        before = time.perf_counter()
+        try:
+            self._step(_moved(image, self.device))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise _too_large(str(error)) from error
+            raise
+        return time.perf_counter() - before
+
     def training(self, batches: Sequence["ImageBatch"]) -> float:
         """Seconds of a step, with as many images at once as fit. OutOfMemory when one does not."""
         while True:
@@ -239,7 +267,7 @@ class _Bench:
             self._free()
             smaller = self.batch.smaller()
             if smaller is None:
-                raise errors.OutOfMemory(f"one image at once does not fit: {refused}; choose a smaller model or image.")
+                raise _too_large(refused)
             self.batch = smaller
 
     def validation(self, batches: Sequence["ImageBatch"], data: "CocoDataModule") -> float:
@@ -342,6 +370,10 @@ class _Bench:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _too_large(refused: str) -> errors.OutOfMemory:
+    return errors.OutOfMemory(f"one image at once does not fit: {refused}; choose a smaller model or image.")
 
 
 def _moved(batch: "ImageBatch", device: "torch.device") -> "ImageBatch":

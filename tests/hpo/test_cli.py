@@ -88,7 +88,7 @@ def test_overrides_may_stand_anywhere(spec_file: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as stop:
         main(["space", "-e", str(spec_file), "--tear", "wide"])
     assert stop.value.code == 2
-    assert "unrecognized arguments: --tear" in capsys.readouterr().err
+    assert "unrecognized arguments: --tear; did you mean --tier?" in capsys.readouterr().err
 
 
 def test_exit_codes_of_named_errors() -> None:

@@ -85,6 +85,11 @@ def test_out_of_memory_halves_the_images_at_once(
     without = replace(spec, dataset=replace(spec.dataset, val_data_sources=()))
     cost = probe(without, cpus=1, gpu_share=1.0, most=None, scratch=str(tmp_path / "scratch"))
     assert (cost.per_forward, cost.val_seconds, cost.val_batches) == (2, 0.0, 0)
+    assert not cost.rough
+    monkeypatch.setattr("model.probe.LONG_S", 0.0)
+    rough = probe(without, cpus=1, gpu_share=1.0, most=None, scratch=str(tmp_path / "scratch"))
+    assert rough.rough
+    assert (rough.per_forward, rough.steps) == (8, 3)  # a batch was not tried
     short_of_memory(0)
     with pytest.raises(OutOfMemory, match="one image at once does not fit"):
         probe(without, cpus=1, gpu_share=1.0, most=None, scratch=str(tmp_path / "scratch"))
