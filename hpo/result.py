@@ -258,7 +258,8 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def study_url(run_dir: Path) -> str:
-    return f"sqlite:///{run_dir / 'study.db'}"
+    # Who reads while the sweep runs holds the driver up for a moment; on a busy machine it may be a long one.
+    return f"sqlite:///{run_dir / 'study.db'}?timeout=300"
 
 
 def read_result(run_dir: Path) -> SweepResult:
