@@ -65,17 +65,14 @@ class Review(NamedTuple):
 
 def review_search(request: Request, space: SearchSpace, splits: "Mapping[str, CocoIndex]", root: Path) -> Review:
     """Prints the review of a search that will write below `root`. Raises the error that every trial would end in."""
-    from hpo import searchers
     from hpo.epochs import rescaled_space, scale
 
     spec, adjustments = scale(request.spec, request.sweep.epochs)
     print_data(splits)
     for text in adjustments:
         say(f"adjusted for {spec.train.num_epochs} epochs a trial: {text}")
-    searcher, because = searchers.resolve(request.sweep.searcher, space, request.sweep.trials)
-    say(f"searcher {searcher}: {because}; scheduler {request.sweep.scheduler}")
-    sweep = replace(request.sweep, searcher=searcher)
     space = rescaled_space(space, spec.train.num_epochs)
+    sweep = _named(request.sweep, space)
     first = first_configurations(spec, sweep, space, root)
     share = _resources(spec, sweep)
     cost = None if share is None else _measured(spec, share, _batches_to_try(space, request))
@@ -247,6 +244,19 @@ def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def _named(sweep: "SweepSpec", space: SearchSpace) -> "SweepSpec":
+    """With the searcher and the scheduler that will be used, told."""
+    from hpo import algorithms, schedulers, searchers
+
+    if sweep.algorithm is not None:
+        asked, scheduler = algorithms.resolve(sweep.algorithm)
+        sweep = replace(sweep, searcher=asked, scheduler=scheduler)
+    searcher, because = searchers.resolve(sweep.searcher, space, sweep.trials)
+    schedulers.check(sweep.scheduler, objectives=len(sweep.objectives), space=space)
+    say(f"searcher {searcher} ({because}), scheduler {sweep.scheduler}")
+    return replace(sweep, searcher=searcher)
 
 
 def _batches_to_try(space: SearchSpace, request: Request) -> int | None:

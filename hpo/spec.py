@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -324,20 +325,29 @@ def read_sweep(block: Any, schema: Schema, problems: list[str]) -> SweepSpec:
 
 
 def _name_problems(sweep: SweepSpec) -> list[str]:
-    """Searchers and schedulers that there are not."""
-    from hpo import searchers
+    """Algorithms, searchers and schedulers that there are not, or that exclude each other."""
+    from hpo import algorithms, searchers
 
     usual, found = SweepSpec(), []
-    checks: list[tuple[Callable[[str], None], str]] = [(searchers.check, sweep.searcher)]
-    if sweep.scheduler != usual.scheduler:
+    checks: list[tuple[Callable[[str], object], str]] = [(searchers.check, sweep.searcher)]
+    if sweep.algorithm is not None:
+        checks.append((algorithms.resolve, sweep.algorithm))
+    if sweep.scheduler != usual.scheduler or len(sweep.objectives) > 1:
         from hpo import schedulers  # brings numpy, which nothing else here needs
 
-        checks.append((schedulers.check, sweep.scheduler))
+        checks.append((partial(schedulers.check, objectives=len(sweep.objectives)), sweep.scheduler))
     for check, name in checks:
         try:
             check(name)
         except ValueError as error:
             found.append(str(error))
+    if sweep.algorithm is not None:
+        for name in ("searcher", "scheduler"):
+            if getattr(sweep, name) != getattr(usual, name):
+                found.append(
+                    f"`{BLOCK}.{name}` must be left out where `{BLOCK}.algorithm` sets it, but is "
+                    f"{getattr(sweep, name)} beside {sweep.algorithm}; take one of them away."
+                )
     return found
 
 

@@ -57,6 +57,7 @@ def test_the_surface_is_this_one() -> None:
         ("automl.trials=0", "at least 1"),
         ("--searcher=tpee", "`automl.searcher` must be one of"),
         ("--scheduler=ashaa", "`automl.scheduler` must be one of"),
+        ("--algorithm=llm", "no language model is asked for values here; use auto. (--algorithm)"),
         ("--trials=0", "`automl.trials` must be at least 1, but is 0. (--trials)"),
         ("--params=lrr", "`automl.params`: unknown parameter `lrr`; did you mean `lr`? (--params)"),
         ("--fix=lr=3", "at most 0.01, but is 3. (--fix lr=3)"),

@@ -217,6 +217,16 @@ def test_every_wish_that_cannot_be_is_told_with_its_place(path: Path) -> None:
     assert "`--range` has the form key=value" in problems(path, flags={"range": ["lr"]})[0]
 
 
+def test_an_algorithm_sets_searcher_and_scheduler_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("automl:\n  scheduler: median\n")
+    assert problems(path, flags={"algorithm": "bohb"}) == [
+        "`automl.scheduler` must be left out where `automl.algorithm` sets it, but is median beside bohb; take one of "
+        "them away. (mine.yaml:2)"
+    ]
+    assert read_request(path, ["automl.scheduler=null"], flags={"algorithm": "BOHB"}).sweep.algorithm == "BOHB"
+
+
 def _order(expected: Sequence[tuple[str, str]]) -> Callable[[str], int]:
     return lambda problem: next((n for n, (text, _) in enumerate(expected) if problem.startswith(text)), -1)
 
