@@ -124,13 +124,13 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, cpu_s: float) -> None:
         shares = [(rank + 1) / len(found) for rank in range(len(found))]
         right.step(shares, found, where="pre", color=colours[arm], label=names[arm])
     for axes in (left, right):
-        axes.axhline(default, color="black", linestyle="--", linewidth=1, label="the default (median of seeds)")
+        axes.axhline(default, color="black", linestyle="--", linewidth=1, label="the default, median of its seeds")
         axes.grid(alpha=0.3)
     left.set_xticks(range(len(colours)), [names[arm] for arm in colours])
     left.set_ylabel("val_mAP50")
     left.set_title("every trial; the bar is the median")
     right.set_xlabel("share of trials at or below")
-    right.legend()
+    right.legend(loc="lower left", bbox_to_anchor=(0.1, 0.08))
     figure.suptitle(f"Random draws on the digits, {cpu_s:g} CPU seconds of training each")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
