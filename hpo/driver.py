@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpo import schedulers
+from hpo import cube, schedulers
 from hpo.budget import Budget, Limit, Meter
 from hpo.console import Console
 from hpo.errors import DiskFullError
@@ -86,7 +86,7 @@ class Driver:
     ) -> None:
         self.ledger, self._console, self._tracker, self._sweep = ledger, console, tracker, sweep
         self._epochs, self._seed = spec.train.num_epochs, max(spec.train.seed, 0)
-        self._rule = schedulers.SCHEDULERS[sweep.scheduler](self._epochs, ledger.metric)
+        self._rule = schedulers.make(sweep.scheduler, epochs=self._epochs, metric=ledger.metric, seed=ledger.seed)
         self._budget = Budget.of(sweep, ledger.metric, ledger.budget)
         self._finals: dict[int, dict[str, Any]] = {}
         """How running trials said they ended, or why they were told to stop."""
@@ -326,10 +326,22 @@ class Driver:
         self.look()
         if number in self.ledger.repeats or number in self._reaching():
             return False
-        if not self._rule.stops(number, self.ledger.curves):
+        verdict = self._rule.judge(number, self.ledger.curves)
+        if verdict.action == "go":
             return False
-        self._finals[number] = {"outcome": Outcome.PRUNED.value, "seconds": seconds}
+        if verdict.action == "exploit":
+            assert verdict.parent is not None
+            self._exploit(number, verdict.parent)
+        else:
+            self._finals[number] = {"outcome": Outcome.PRUNED.value, "seconds": seconds}
         return True
+
+    def _exploit(self, number: int, parent: int) -> None:
+        """Lets the trial go on from another's checkpoint, with a mutation of the other's values."""
+        draws = cube.generator("mutate", self.ledger.seed, number, max(self.ledger.curve(number)))
+        self.ledger.exploit(number, parent, lambda theirs, space: self._rule.mutate(number, theirs, space, draws))
+        self._exploits.add(number)
+        self._console.note(f"trial {number} goes on from the checkpoint of trial {parent}, with its values changed")
 
     def _lost(self, number: int, said: str, stuck: bool) -> dict[str, Any] | None:
         """Puts the trial back in the queue; or its end, when that has not helped."""

@@ -23,8 +23,8 @@ from hpo.result import (
     Outcome,
     SweepResult,
     TrialRecord,
+    epochs_of,
     is_begun,
-    measurements_of,
     record_of,
     result_of,
     study_url,
@@ -68,7 +68,8 @@ class Ledger:
         """Number of a trial that runs again with another seed -> number of the one it repeats."""
         self._repeat_curves: dict[int, dict[int, float]] = {}
         self._seen: dict[str, int] = {}
-        self._ends: list[tuple[int, TrialRecord]] = []
+        self._ends: list[tuple[int, float | None]] = []
+        """Of every configuration that ended: its place in the order of endings, and its value if it completed."""
         self.seconds, self.gpu_seconds = float(facts.get("seconds", 0.0)), float(facts.get("gpu_seconds", 0.0))
         self.exhausted = False
         for trial in trials:
@@ -125,12 +126,13 @@ class Ledger:
             return
         if "repeats" in facts:
             self.repeats[trial.number] = facts["repeats"]
-        curve = {one.epoch: one.values[self.metric.name] for one in measurements_of(facts)}
+        curve = {epoch: values[self.metric.name] for epoch, values in epochs_of(facts)}
         self._curves_of(trial.number)[trial.number] = curve
         if trial.state.is_finished():
             if trial.number not in self.repeats:
                 self._seen.setdefault(_key(facts["params"]), trial.number)
-                self._ends.append((facts["end"], record_of(trial, self.run_dir)))
+                completed = facts["outcome"] == Outcome.COMPLETED.value
+                self._ends.append((facts["end"], self._best_of(curve) if completed else None))
             return
         handle = optuna.Trial(self._study, trial._trial_id)
         if "outcome" in facts:  # killed between writing the outcome and telling it
@@ -221,11 +223,14 @@ class Ledger:
         if measurement.epoch in curve or value is None:
             return False
         curve[measurement.epoch] = value
-        trial = self._live[number]
-        trial.set_user_attr(epoch_key(measurement.epoch), dataclasses.asdict(measurement))
-        if math.isfinite(value) and not self.goals:  # a study of several objectives takes none
-            trial.report(value, measurement.epoch)
+        self._keep(self._live[number], measurement, value)
         return True
+
+    def _keep(self, trial: optuna.Trial, measurement: Measurement, value: float) -> None:
+        trial.set_user_attr(epoch_key(measurement.epoch), dataclasses.asdict(measurement))
+        if math.isfinite(value):
+            # Not `Trial.report`, which refuses a second value for an epoch, and any in a study of several objectives.
+            self._study._storage.set_trial_intermediate_value(trial._trial_id, measurement.epoch, value)
 
     def adjusted(self, number: int, text: str) -> None:
         """Keeps what was changed so that a trial can go on, once."""
@@ -259,14 +264,17 @@ class Ledger:
             # On every trial, as the GP wants it.
             trial.set_constraint(CONSTRAINT, 1.0 if outcome is Outcome.INFEASIBLE else -1.0)
             if outcome is Outcome.COMPLETED:
-                values = self.curves[number].values()
-                best = max(values) if self.metric.goal == "maximize" else min(values)
+                best = self._best_of(self.curves[number])
                 costs = trial.user_attrs.get("costs", {})
                 self._study.tell(trial, [best, *(costs[name] for name in self.goals)])
             else:
                 self._study.tell(trial, state=TrialState.PRUNED)
         if number not in self.repeats:
-            self._ends.append((trial.user_attrs["end"], self.record_of(number)))
+            completed = outcome is Outcome.COMPLETED
+            self._ends.append((trial.user_attrs["end"], self._best_of(self.curves[number]) if completed else None))
+
+    def _best_of(self, curve: Mapping[int, float]) -> float:
+        return max(curve.values()) if self.metric.goal == "maximize" else min(curve.values())
 
     def lose(self, number: int, kind: str = "losses") -> int:
         """Puts a trial whose worker died back in the queue. Returns how often that has happened to it."""
@@ -286,12 +294,14 @@ class Ledger:
 
     # Population-based training
 
-    def exploit(self, number: int, parent: int, mutate: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    def exploit(
+        self, number: int, parent: int, mutate: "Callable[[dict[str, Any], SearchSpace], dict[str, Any]]"
+    ) -> None:
         """Decides that a trial goes on from `parent`'s checkpoint with a mutation of its values. The decision is on
         disk before any file changes; a driver killed after it finds it when it opens the study."""
         trial = self._live[number]
         theirs = self._study.get_trials(deepcopy=False)[parent]
-        sample = mutate(dict(theirs.user_attrs.get("sample", None) or suggest_again(theirs, self._space)))
+        sample = mutate(dict(theirs.user_attrs.get("sample", None) or suggest_again(theirs, self._space)), self._space)
         self._space.check(sample)
         taken = trial.user_attrs.get("exploits", [])
         decision = {"parent": parent, "epoch": max(self.curve(number), default=0), "sample": _plain(sample)}
@@ -311,29 +321,27 @@ class Ledger:
                 trial.set_user_attr(epoch_key(epoch), None)
         curve.clear()
         for epoch, one in theirs.items():
-            trial.set_user_attr(epoch_key(epoch), dataclasses.asdict(one))
             curve[epoch] = one.values[self.metric.name]
+            self._keep(trial, one, curve[epoch])
 
     # The sweep as a whole
 
     @property
     def spent(self) -> Spent:
-        records = [record for _, record in sorted(self._ends, key=lambda end: end[0])]
-        values = [value for curve in self.curves.values() for value in curve.values()]
-        pick: Any = max if self.metric.goal == "maximize" else min
         best, since = None, 0
-        for record in records:
-            value = record.value(self.metric) if record.outcome is Outcome.COMPLETED else None
+        for _, value in sorted(self._ends, key=lambda end: end[0]):
             if value is not None and (best is None or self.metric.better(value, best)):
                 best, since = value, 0
             elif best is not None:
                 since += 1
+        leads = [self._best_of(curve) for curve in self.curves.values() if curve]
+        pick: Any = max if self.metric.goal == "maximize" else min
         return Spent(
             trials=len(self.curves),
             epochs=sum(max(curve, default=0) for curve in self.curves.values()),
             seconds=self.seconds,
             gpu_seconds=self.gpu_seconds,
-            best=pick(values, default=None),
+            best=pick(leads, default=None),
             since_best=since,
         )
 

@@ -5,13 +5,14 @@ read while the sweep runs, after it died, and on another machine.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hpo.errors import RunError
+from hpo.pareto import pareto
 from model.metrics import Measurement, Metric
 
 if TYPE_CHECKING:
@@ -135,20 +136,14 @@ class SweepResult:
     def best(self) -> TrialRecord | None:
         """The contender with the best epoch, or with the best mean over its seeds. Among equals the one that no other
         objective speaks against, then the lowest number: a tie keeps the default."""
-        found: TrialRecord | None = None
-        for trial in self.contenders:
-            if found is None or self._ahead(trial, found):
-                found = trial
-        return found
+        ranked = self.ranked()
+        return ranked[0] if ranked else None
 
     @property
     def pareto(self) -> tuple[TrialRecord, ...]:
         """Contenders that no other one beats in one objective without being worse in another."""
         known = [trial for trial in self.contenders if self.goals.keys() <= trial.costs.keys()]
-        points = {trial.number: self._point(trial) for trial in known}
-        return tuple(
-            trial for trial in known if not any(_dominates(points[other], points[trial.number]) for other in points)
-        )
+        return tuple(known[place] for place in pareto([self._point(trial) for trial in known], self._directions))
 
     @property
     def improved(self) -> bool:
@@ -161,34 +156,35 @@ class SweepResult:
 
     def ranked(self) -> list[TrialRecord]:
         """Contenders, best first."""
-        left, found = list(self.contenders), []
-        while left:
-            first = left[0]
-            for trial in left[1:]:
-                if self._ahead(trial, first):
-                    first = trial
-            found.append(first)
-            left.remove(first)
-        return found
+        sign = -1.0 if self.metric.goal == "maximize" else 1.0
+        found = []
+        for trial in self.contenders:
+            score = self.score(trial)
+            assert score is not None
+            found.append((sign * score.mean, trial.number, trial))
+        if self.goals:
+            found = [(mean, self._beaten(trial, mean, found), trial) for mean, _, trial in found]
+        return [trial for *_, trial in sorted(found, key=lambda each: (*each[:2], each[2].number))]
 
-    def _ahead(self, one: TrialRecord, other: TrialRecord) -> bool:
-        """Whether `one`, the later number, is strictly better."""
-        mine, theirs = self.score(one), self.score(other)
-        assert mine is not None
-        assert theirs is not None
-        if mine.mean != theirs.mean:
-            return self.metric.better(mine.mean, theirs.mean)
-        return self.goals.keys() <= one.costs.keys() & other.costs.keys() and _dominates(
-            self._point(one), self._point(other)
+    def _beaten(self, trial: TrialRecord, mean: float, among: list[tuple[float, int, TrialRecord]]) -> int:
+        """How many trials of the same mean beat this one in another objective without being worse in any."""
+        rivals = [other for theirs, _, other in among if theirs == mean and other is not trial]
+        both = [other for other in (trial, *rivals) if self.goals.keys() <= other.costs.keys()]
+        return sum(
+            pareto([self._point(trial), self._point(other)], self._directions) == [1]
+            for other in both
+            if trial in both and other is not trial
         )
 
-    def _point(self, trial: TrialRecord) -> tuple[float, ...]:
-        """The objectives, each so that more is better."""
+    @property
+    def _directions(self) -> list[Literal["maximize", "minimize"]]:
+        return [self.metric.goal, *self.goals.values()]
+
+    def _point(self, trial: TrialRecord) -> list[float]:
+        """The objectives in the order of their directions."""
         score = self.score(trial)
         assert score is not None
-        goals = {self.metric.name: self.metric.goal, **self.goals}
-        values = {self.metric.name: score.mean, **trial.costs}
-        return tuple(values[name] if goal == "maximize" else -values[name] for name, goal in goals.items())
+        return [score.mean, *(trial.costs[name] for name in self.goals)]
 
     def verdict(self) -> str:
         """One line that says what came out, the default first."""
@@ -210,20 +206,21 @@ class SweepResult:
         return f"Trial {best.number} won with {value}, {gain}."
 
     def table(self) -> list[dict[str, str]]:
-        """Rows for printing, best first, then those without a value in the order of numbers."""
+        """Rows for printing: those that could win, best first; the others by their value; those without one."""
         scores = {trial.number: self.score(trial) for trial in self.trials}
         sign = -1.0 if self.metric.goal == "maximize" else 1.0
+        first = self.ranked()
+        chosen = {trial.number for trial in first}
         known = sorted(
             (sign * score.mean, trial.number, trial)
             for trial in self.trials
-            if (score := scores[trial.number]) is not None
+            if trial.number not in chosen and (score := scores[trial.number]) is not None
         )
         rest = [trial for trial in self.trials if scores[trial.number] is None]
         default = None if self.baseline is None else scores[self.baseline.number]
         front = {trial.number for trial in self.pareto} if self.goals else set()
-        return [
-            self._row(trial, scores[trial.number], default, front) for trial in [*(each[-1] for each in known), *rest]
-        ]
+        order = [*first, *(trial for *_, trial in known), *rest]
+        return [self._row(trial, scores[trial.number], default, front) for trial in order]
 
     def _row(self, trial: TrialRecord, score: Score | None, default: Score | None, front: set[int]) -> dict[str, str]:
         best = trial.best(self.metric)
@@ -250,11 +247,6 @@ def _counts(run: TrialRecord) -> bool:
 
 def _shown(score: Score) -> str:
     return f"{score.mean:.4f}" + (f" ± {score.spread:.4f} of {score.seeds} seeds" if score.seeds > 1 else "")
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether `one` is nowhere worse and somewhere better; more is better."""
-    return all(a >= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
 
 def study_url(run_dir: Path) -> str:
@@ -295,8 +287,13 @@ def is_begun(trial: "FrozenTrial") -> bool:
     return trial.state.name != "WAITING" and "twin" not in trial.user_attrs
 
 
-def measurements_of(facts: Mapping[str, Any]) -> tuple[Measurement, ...]:
-    """The epochs among a trial's attributes; one that a later checkpoint took the place of is None there."""
+def epochs_of(facts: Mapping[str, Any]) -> list[tuple[int, Mapping[str, float]]]:
+    """Epochs and their values among a trial's attributes; one that a later checkpoint took the place of is None."""
+    found = ((key, facts[key]) for key in sorted(facts) if key.startswith("epoch/"))
+    return [(int(kept["epoch"]), kept["values"]) for _, kept in found if kept is not None]
+
+
+def _measurements_of(facts: Mapping[str, Any]) -> tuple[Measurement, ...]:
     keys = sorted(key for key, value in facts.items() if key.startswith("epoch/") and value is not None)
     return tuple(Measurement(**facts[key]) for key in keys)
 
@@ -304,7 +301,7 @@ def measurements_of(facts: Mapping[str, Any]) -> tuple[Measurement, ...]:
 def record_of(trial: "FrozenTrial", run_dir: Path) -> TrialRecord:
     facts = trial.user_attrs
     checkpoint = facts.get("checkpoint")
-    measurements = measurements_of(facts)
+    measurements = _measurements_of(facts)
     return TrialRecord(
         number=trial.number,
         baseline=bool(facts.get("baseline")),

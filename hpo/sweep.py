@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from hpo import guard, schedulers, searchers, seeding
+from hpo import algorithms, guard, schedulers, searchers, seeding
 from hpo.budget import Budget
 from hpo.cluster import Share, workers
 from hpo.console import Console
@@ -65,12 +65,16 @@ def run_sweep(
     if (run_dir / SWEEP_FILE).exists():
         raise RunError(f"a new sweep needs a folder without one, but {run_dir} holds {SWEEP_FILE}; use `ddetr resume`.")
     console = console or Console()
-    if sweep.searcher == "auto":
-        sweep = dataclasses.replace(sweep, searcher="tpe")
-    searchers.check(sweep.searcher)
-    schedulers.check(sweep.scheduler)
     spec, adjustments = scale(spec, sweep.epochs)
     space = rescaled_space(space, spec.train.num_epochs)
+    if sweep.algorithm is not None:
+        searcher, scheduler = algorithms.resolve(sweep.algorithm)
+        sweep = dataclasses.replace(sweep, searcher=searcher, scheduler=scheduler)
+    searcher, because = searchers.resolve(sweep.searcher, space, sweep.trials)
+    if searcher != sweep.searcher:
+        console.note(f"searcher {searcher}: {because}")
+        sweep = dataclasses.replace(sweep, searcher=searcher)
+    schedulers.check(sweep.scheduler, objectives=len(sweep.objectives), space=space)
     _check_epochs(spec, sweep)
     for text in adjustments:
         console.note(f"adjusted for {spec.train.num_epochs} epochs a trial: {text}")

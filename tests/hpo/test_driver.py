@@ -361,6 +361,72 @@ def test_sweep_that_is_extended_after_its_end(tmp_path: Path, space: SearchSpace
     assert len({json.dumps(dict(play.ledger.record_of(number).params)) for number in range(5)}) == 5
 
 
+def population(play: Play) -> tuple[int, dict[str, Any]]:
+    """Eight trials side by side up to the first comparison; the number of the worst, which is told to stop, and the
+    values that it had until then."""
+    assert [play.start() for _ in range(8)] == list(range(8))
+    for number in range(8):
+        play.epoch(number, 0.1)
+    before = dict(play.ledger.record_of(7).params)
+    values = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.1)
+    assert [play.epoch(number, value) for number, value in enumerate(values)] == [False] * 7 + [True]
+    return 7, before
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_worst_of_a_population_goes_on_from_one_of_the_best(tmp_path: Path, space: SearchSpace, killed: bool) -> None:
+    play = Play(tmp_path / "run", space, scheduler="pbt")
+    worst, before = population(play)
+    assert play.result.trials[worst].outcome is None
+    if killed:  # after the decision, before the worker was stopped
+        play.restart()
+        while play.start() != worst:
+            pass
+    else:
+        play.driver.ended(worst)
+        assert play.start() == worst
+    record = play.ledger.record_of(worst)
+    play.space.check(record.sample)
+    spec = yaml.safe_load((play.run / f"trials/{worst}/spec.yaml").read_text())
+    assert spec["train"]["optim"]["lr"] == pytest.approx(record.params["train.optim.lr"])
+    order = json.loads((play.run / f"trials/{worst}/take_over.json").read_text())
+    parent = play.ledger.record_of(int(order["parent"].rsplit("/", 1)[1]))
+    assert parent.number in (5, 6)
+    assert order["serial"] == 1
+    assert record.params != parent.params
+    assert {name: record.params[name] / parent.params[name] for name in record.params} != dict.fromkeys(
+        record.params, 1.0
+    )
+
+    # The worker took over three epochs of its parent's; its own two are no longer what the weights come from.
+    past = [
+        {"epoch": epoch, "values": {VAL_MAP50.name: value}, "seconds": 1.0, "peak_gpu_bytes": 0}
+        for epoch, value in ((1, 0.1), (2, 0.8), (3, 0.85))
+    ]
+    play.driver.told(worst, {"taken_over": past})
+    assert play.ledger.curve(worst) == {1: 0.1, 2: 0.8, 3: 0.85}
+    play.epoch(worst, 0.86)
+    play.restart()
+    assert play.ledger.curve(worst) == {1: 0.1, 2: 0.8, 3: 0.85, 4: 0.86}
+    after = play.ledger.record_of(worst)
+    assert [one.values[VAL_MAP50.name] for one in after.measurements] == [0.1, 0.8, 0.85, 0.86]
+    assert after.params == record.params != before
+    assert len(play.result.trials) == 8
+
+
+def test_taking_over_an_earlier_epoch_forgets_the_later_ones(tmp_path: Path, space: SearchSpace) -> None:
+    play = Play(tmp_path / "run", space)
+    assert play.start() == 0
+    for value in (0.1, 0.2, 0.3):
+        play.epoch(0, value)
+    play.driver.told(0, {"taken_over": [{"epoch": 1, "values": {VAL_MAP50.name: 0.5}, "seconds": 1.0}]})
+    assert play.ledger.curve(0) == {1: 0.5}
+    assert [one.epoch for one in play.result.trials[0].measurements] == [1]
+    play.epoch(0, 0.6)
+    play.restart()
+    assert play.ledger.curve(0) == {1: 0.5, 2: 0.6}
+
+
 def test_tracker_stand_in_has_the_real_names() -> None:
     for name in ("child", "log", "finish"):
         assert callable(getattr(Tracker, name))

@@ -94,3 +94,40 @@ def test_table_accounts_for_every_trial() -> None:
 def test_folder_without_a_study(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="must hold study"):
         read_result(tmp_path)
+
+
+def again(number: int, of: int, value: float, outcome: Outcome = Outcome.COMPLETED) -> TrialRecord:
+    return replace(trial(number, value, outcome=outcome), repeats=of)
+
+
+def test_mean_over_seeds_decides_among_those_that_ran_again() -> None:
+    base = result(trial(0, 0.5), trial(1, 0.9), trial(2, 0.8), trial(3, 0.86))
+    runs = (again(4, 1, 0.3), again(5, 2, 0.9), again(6, 0, 0.5), again(7, 0, 0.0, Outcome.FAILED))
+    found = replace(base, repeats=runs, confirmed=(1, 2, 0))
+    assert [each.number for each in found.ranked()] == [2, 1, 0]
+    assert found.score(base.trials[1]) == pytest.approx((0.6, 0.4243, 2), abs=1e-4)
+    assert found.score(base.trials[0]) == (0.5, 0.0, 2), "a failed repeat is no value"
+    assert found.table()[0]["trial"] == "2"
+    assert "of 2 seeds" in found.table()[0][VAL_MAP50.name]
+    assert found.verdict().startswith("Trial 2 won with val_mAP50 0.8500 ± 0.0707 of 2 seeds")
+    extended = replace(found, confirmed=())
+    assert extended.best is extended.trials[3], "a sweep that goes on is judged by all again"
+
+
+def test_longest_trained_wins_where_none_completed() -> None:
+    cut = Outcome.PRUNED
+    found = result(trial(0, 0.1, 0.2, outcome=cut), trial(1, 0.9, outcome=cut), trial(2, 0.3, 0.3, outcome=cut))
+    assert found.best is found.trials[2]
+
+
+def test_pareto_and_the_cheaper_of_equals() -> None:
+    costs = ({"size": 9.0}, {"size": 5.0}, {"size": 7.0}, {"size": 6.0}, {})
+    values = (0.5, 0.2, 0.5, 0.1, 0.9)
+    trials = [replace(trial(n, value), costs=cost) for n, (value, cost) in enumerate(zip(values, costs, strict=True))]
+    found = replace(result(*trials[:4]), goals={"size": "minimize"})
+    assert [each.number for each in found.pareto] == [1, 2]
+    assert found.best is trials[2], "as accurate as the default, and smaller"
+    assert [row["Pareto"] for row in found.table()] == ["yes", "", "yes", ""]
+    unmeasured = replace(result(*trials), goals={"size": "minimize"})
+    assert unmeasured.best is trials[4]
+    assert [each.number for each in unmeasured.pareto] == [1, 2]

@@ -152,7 +152,7 @@ def test_full_disk_of_a_worker_stops_and_goes_on(
 def test_several_objectives(
     local_ray: None, tmp_path: Path, spec: ExperimentSpec, space: SearchSpace, bowl: Any
 ) -> None:
-    block = SweepSpec(trials=6, searcher="random", objectives=("val_mAP50", "size"))
+    block = SweepSpec(trials=6, searcher="random", scheduler="none", objectives=("val_mAP50", "size"))
     result = run_sweep(tmp_path / "run", spec, block, space, console=Said(), train="bowl:train")
     done = [trial for trial in result.trials if trial.outcome is Outcome.COMPLETED]
     assert [trial.costs for trial in done] == [{"size": 8.0}] * len(done)
