@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo import guard
-from hpo.errors import UnfitWorkerError
+from hpo.errors import InUseError, UnfitWorkerError
 from hpo.faults import is_disk_full, is_infrastructure
 from hpo.locks import exclusive
 
@@ -64,6 +64,9 @@ def run_trial(config: dict[str, Any]) -> None:
             say({FINAL: final})
         if final["outcome"] == "lost":
             raise UnfitWorkerError(final["reason"])
+    except InUseError as error:
+        # A node that went away holds the folder as long as its worker lives, or its storage believes so: tried again.
+        raise UnfitWorkerError(str(error)) from error
     except Exception:
         (out / ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
         raise
