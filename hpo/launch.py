@@ -94,22 +94,23 @@ def _agreed(arguments: argparse.Namespace, ready: bool) -> bool:
 
 def resume(arguments: argparse.Namespace) -> None:
     """Goes on with an interrupted search, or with more trials, and hands its result over."""
-    from hpo.sweep import resume_sweep
-
     _use_cluster(arguments.ray_address)
     run = _search(arguments.run, "resume")
     out.print(f"run {run}")
+    from hpo.sweep import resume_sweep
+
     result = resume_sweep(run, add_trials=_whole("--add-trials", arguments.add_trials))
     _finish_sweep(run, _spec_of(run), result)
 
 
 def stop(arguments: argparse.Namespace) -> None:
     """Ends a search early and keeps the best: by its own driver, which hands the winner over, or here without one."""
+    run = _search(arguments.run, "stop")
+    out.print(f"run {run}")
     from hpo.locks import exclusive
     from hpo.result import read_result
     from hpo.sweep import stop_sweep
 
-    run = _search(arguments.run, "stop")
     if read_result(run).finished:
         raise RunError(f"`ddetr stop` ends a search that is not finished, but {run} is; its result is in {run}.")
     if not stop_sweep(run):
@@ -165,7 +166,7 @@ def make_data(arguments: argparse.Namespace) -> None:
 def _splits(spec: ExperimentSpec) -> "dict[str, CocoIndex]":
     """Everything that a trial would trip over: the network, and every split, read once here. Decodes the images that
     all trials share."""
-    from model.data.cache import open_images
+    from model.data.cache import CachedImages, cache_root, open_images
     from model.data.datamodule import CocoDataModule
     from model.network.detr import check_spec
 
@@ -179,8 +180,10 @@ def _splits(spec: ExperimentSpec) -> "dict[str, CocoIndex]":
         out.print("no validation data: there will be no metric, and the last epoch is the result")
     if data.has_test:
         splits["test"] = data.test_index
-    for index in splits.values():
-        open_images(index.images)
+    opened = [open_images(index.images) for index in splits.values()]
+    decoded = sum((each.folder / "pixels.bin").stat().st_size for each in opened if isinstance(each, CachedImages))
+    if decoded:
+        out.print(f"decoded images: {decoded / 1e6:.3g} MB in {cache_root()}, read by all trials of this machine")
     return splits
 
 
