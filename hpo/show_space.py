@@ -85,7 +85,7 @@ def _ours(arguments: argparse.Namespace) -> Subject:
 
 
 def _foreign(arguments: argparse.Namespace) -> Subject:
-    """The space of any model's schema. A value that is the schema's own default is never the user's mistake."""
+    """The space of any model's schema."""
     schema = read_schema_file(arguments.schema)
     written = read_document(arguments.spec, arguments.overrides, vars(arguments))
     spec = {key: value for key, value in written.data.items() if key not in (POLICY, BLOCK)}
@@ -95,9 +95,7 @@ def _foreign(arguments: argparse.Namespace) -> Subject:
     for name, value in sweep.fix.items():
         spec = dotted.put(spec, name, value)
     written = replace(written, origins={**written.origins, **fixed_places(block, sweep, written)})
-    for problem in validate.check(spec, {"train": schema}):
-        if dotted.get(spec, problem.name) != dotted.get(schema.default, problem.name):
-            problems.append(problem.text)
+    problems += [problem.text for problem in validate.check(spec, {"train": schema})]
     network = str(schema.origin.get("network_arch", ""))
     overlay = overlays.overlay(network) if network != overlays.COMMON else None
 
