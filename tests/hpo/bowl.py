@@ -46,6 +46,7 @@ def train(spec, out: Path, *, on_epoch=None, on_adjust=None, cpus=None, resume=N
     ]
     for epoch in range(len(history) + 1, spec.train.num_epochs + 1):
         time.sleep(EPOCH_S + spec.train.optim.warmup_steps / 1000)  # another key without a use here
+        _keep_pace(out, epoch)
         _misfortune(spec, out, epoch)
         value = bowl(lr, epoch)
         history.append(value)
@@ -77,6 +78,20 @@ def _read(checkpoint: Path) -> list[float]:
         return list(json.loads(checkpoint.read_text()))
     except ValueError:
         raise CheckpointError(f"{checkpoint} is torn") from None
+
+
+def _keep_pace(out: Path, epoch: int) -> None:
+    """Waits, half a minute at most, where a file `pace` beside the trials says so: number -> another's number and how
+    many epochs that one must have, counted from this one's next."""
+    pace = out.parent / "pace"
+    if not pace.exists() or out.name not in (asked := json.loads(pace.read_text())):
+        return
+    other, lead = asked[out.name]
+    path = out.parent / str(other) / "epochs.jsonl"
+    for _ in range(300):
+        if path.exists() and len(path.read_text().splitlines()) >= epoch + lead:
+            return
+        time.sleep(0.1)
 
 
 def _misfortune(spec, out: Path, epoch: int) -> None:

@@ -1,6 +1,7 @@
 """Whole sweeps on a real Ray: how they are stopped, extended, seeded, repeated; stuck workers; several objectives."""
 
 import io
+import json
 import threading
 import time
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_full_disk_of_a_worker_stops_and_goes_on(
 def test_several_objectives(
     local_ray: None, tmp_path: Path, spec: ExperimentSpec, space: SearchSpace, bowl: Any
 ) -> None:
-    block = SweepSpec(trials=6, searcher="random", scheduler="none", objectives=("val_mAP50", "size"))
+    block = SweepSpec(trials=6, scheduler="none", objectives=("val_mAP50", "size"))
     result = run_sweep(tmp_path / "run", spec, block, space, console=Said(), train="bowl:train")
     done = [trial for trial in result.trials if trial.outcome is Outcome.COMPLETED]
     assert [trial.costs for trial in done] == [{"size": 8.0}] * len(done)
@@ -160,3 +161,34 @@ def test_several_objectives(
     assert result.pareto == (result.best,)
     assert max(trial.value(VAL_MAP50) or 0.0 for trial in done) == result.best.value(VAL_MAP50)  # type: ignore[union-attr]
     assert {row["Pareto"] for row in result.table()} == {"yes", ""}
+
+
+def test_population_based_training(
+    local_ray: None, tmp_path: Path, spec: ExperimentSpec, space: SearchSpace, bowl: Any
+) -> None:
+    """The fifth trial is the best and the sixth the worst; they run side by side, the best an epoch or two ahead."""
+    (tmp_path / "run/trials").mkdir(parents=True)
+    (tmp_path / "run/trials/pace").write_text(json.dumps({"5": (4, 0), "4": (5, -2)}))
+    rates = (3e-4, 4e-4, 5e-4, 1e-3, 2e-5)
+    block = SweepSpec(trials=6, algorithm="pbt", points=tuple({LR: rate} for rate in rates))
+    said = Said()
+    slow = of(spec, **{SLOW: 200})
+    result = run_sweep(tmp_path / "run", slow, block, space, console=said, train="bowl:train")
+    assert [trial.outcome for trial in result.trials] == [Outcome.COMPLETED] * 6
+    assert "trial 5 goes on from the checkpoint of trial 4" in said.text.getvalue()
+    worst = result.trials[5]
+    space.check(worst.sample)
+    assert worst.params[LR] > 1e-4, "a mutation of the best one's rate"
+    assert [one.epoch for one in worst.measurements] == list(range(1, 9))
+    assert (worst.value(VAL_MAP50) or 0.0) > 0.8
+
+
+@pytest.mark.slow
+def test_same_seed_repeats_with_the_real_detector(
+    local_ray: None, tmp_path: Path, digits_spec: dict[str, Any], space: SearchSpace
+) -> None:
+    real = ExperimentSpec.from_dict(dotted.put(digits_spec, "train.num_epochs", 2))
+    block = SweepSpec(trials=3, concurrent=1, seed=1)
+    first, second = (run_sweep(tmp_path / name, real, block, space, console=Said()) for name in "ab")
+    assert {trial.outcome for trial in first.trials} == {Outcome.COMPLETED}
+    assert numbers(first) == numbers(second)
