@@ -171,7 +171,8 @@ def check_mlflow(run: Path, uri: str | None = None) -> None:
         info = found[trial.number].info
         assert info.status == RUN_STATUS.get(trial.outcome.value, "FAILED"), trial
         history = client.get_metric_history(info.run_id, "seconds")
-        assert [point.step for point in history] == [one.epoch for one in trial.measurements], trial.number
+        # By step: an epoch whose report was lost with a driver is told when its trial ends.
+        assert sorted(point.step for point in history) == [one.epoch for one in trial.measurements], trial.number
         assert set(found[trial.number].data.params) == set(trial.params)
     assert found[-1].info.status == "FINISHED"
 
