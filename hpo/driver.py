@@ -405,8 +405,8 @@ def _cause(reason: str | None) -> str:
 
 def _telling_line(text: str) -> str:
     """The line of Tune's long text that names an exception, else the first."""
-    named = [line for line in text.splitlines() if re.match(r"\w+(Error|Exception): ", line)]
-    return named[0] if named else _first_line(text)
+    named = [re.match(r"(?:\w+\.)*(\w+(?:Error|Exception): .*)", line) for line in text.splitlines()]
+    return next((found[1] for found in named if found), _first_line(text))
 
 
 def _first_line(text: str) -> str:
