@@ -1,6 +1,6 @@
 """A Ray cluster of several nodes on this machine. Arguments: CPUs of each node, the head first, as 1,1 or 0,2x2 (CPUs x
-GPUs). Prints its address, then obeys lines on standard input: `cut N` (-9 to the raylet of node N; its workers live on,
-as on a node that the network lost), `kill N` (-9 to its workers too), `end`.
+GPUs). Prints its address, then obeys lines on standard input: `cut N` (-9 to the raylet of node N, which its workers
+notice), `kill N` (-9 to its workers too), `end`.
 """
 
 import contextlib
@@ -35,6 +35,7 @@ def main(sizes: str) -> None:
         workers = children(raylet.process.pid) if what == "kill" else []
         for pid in [raylet.process.pid, *workers]:
             os.kill(pid, signal.SIGKILL)
+        raylet.process.wait()  # as long as it is a zombie, its workers take it for alive
         print("done", flush=True)
     cluster.shutdown()
 
