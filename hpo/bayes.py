@@ -64,9 +64,9 @@ class Gp(Tpe):
     trials TPE takes over."""
 
     def model(self, study: Study, trial: FrozenTrial, seed: int) -> Mapping[str, Any]:
-        view = as_completed(study, trial.number)
-        if len(view.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) > GP_MOST:
+        if len(study.get_trials(deepcopy=False, states=FINISHED)) > GP_MOST:
             return super().model(study, trial, seed)
+        view = as_completed(study, trial.number)
         place = view.ask().number
         asked = view.get_trials(deepcopy=False)[place]
         model = GPSampler(seed=seed, n_startup_trials=0)

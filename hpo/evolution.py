@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from hpo import cube
 from hpo.proposals import FINISHED, Proposing, is_infeasible, opening, stored
-from hpo.searchers import distributions, values_of
+from hpo.searchers import distributions
 
 if TYPE_CHECKING:
     from cmaes import CMA
@@ -58,7 +58,7 @@ class CmaEs(Proposing):
         return CMA(mean=inside, sigma=self.sigma, bounds=np.array([[0.0, 1.0]] * len(mean)), seed=seed)
 
     def _place(self, trial: FrozenTrial) -> list[float]:
-        return _padded(cube.ways(self.space, values_of(trial, self.space)))
+        return _padded(self._ways(trial.params))
 
 
 class DifferentialEvolution(Proposing):
@@ -81,7 +81,7 @@ class DifferentialEvolution(Proposing):
         target = trial.number % self.members
         _note(study, trial, TARGET, target)
         rng = cube.generator("de", self.seed, trial.number)
-        others = [cube.ways(self.space, values_of(one, self.space)) for one in population]
+        others = [self._ways(one.params) for one in population]
         own = others.pop(target)
         base, plus, minus = rng.sample(others, 3)
         forced = rng.randrange(len(own)) if own else 0

@@ -13,13 +13,15 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import cube
-from hpo.searchers import distributions, storable
+from hpo.searchers import distributions, storable, values_of
 
 if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """Ends that a searcher learns from: measured in full, stopped early, or infeasible. A failure teaches nothing."""
+SAME, TRIES = 1e-3, 20
+"""Points nearer than this share of every range are one; how many neighbours are looked at."""
 SPREAD = 0.3
 """Standard deviation of the opening around the default, in widths of a range; cut off at its ends. Measured beside 0.2
 and a uniform opening (tests/benchmarks/searchers.py): best where the default is good, no worse where it is not."""
@@ -27,6 +29,10 @@ and a uniform opening (tests/benchmarks/searchers.py): best where the default is
 
 class Proposing(BaseSampler):
     """Proposes a whole point of the box per trial, from the study, the seed and the trial's number alone."""
+
+    moves_on = True
+    """Whether a proposal that is known already, finished or under way, gives way to a neighbour. Training repeats with
+    its seed, so the same place twice would tell nothing; models like to stay at the edge where they were best."""
 
     def __init__(self, space: "SearchSpace", seed: int) -> None:
         self.space, self.seed = space, seed
@@ -41,7 +47,29 @@ class Proposing(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return dict(self.propose(study, trial)) if search_space else {}
+        if not search_space:
+            return {}
+        sample = dict(self.propose(study, trial))
+        if not self.moves_on or len(sample) < len(self.space.parameters):
+            return sample
+        return self._unlike_others(sample, study, trial)
+
+    def _unlike_others(self, sample: dict[str, Any], study: Study, trial: FrozenTrial) -> dict[str, Any]:
+        """The sample, or the first of ever farther neighbours that no trial has; a free draw when all are taken."""
+        names = sample.keys()
+        others = [one.params for one in study.get_trials(deepcopy=False) if one.number != trial.number]
+        taken = [self._ways(params) for params in others if params.keys() >= names]
+        here, rng = self._ways(sample), cube.generator("neighbour", self.seed, trial.number)
+        for step in range(1, TRIES + 1):
+            place = self._ways(sample)
+            if not any(all(abs(a - b) < SAME for a, b in zip(place, one, strict=True)) for one in taken):
+                return sample
+            near = [min(max(abs(way + rng.gauss(0.0, 0.05 * step)), 0.0), 1.0) for way in here]
+            sample = stored(cube.point(self.space, near))
+        return stored(self.space.draw(rng))
+
+    def _ways(self, params: Mapping[str, Any]) -> list[float]:
+        return cube.ways(self.space, values_of(params, self.space))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -54,13 +82,17 @@ class Proposing(BaseSampler):
 class Random(Proposing):
     """Independent draws (Bergstra and Bengio, JMLR 13, 2012, section 2)."""
 
+    moves_on = False
+
     def propose(self, study: Study, trial: FrozenTrial) -> Mapping[str, Any]:
         return stored(self.space.draw(cube.generator("random", self.seed, trial.number)))
 
 
 class Sobol(Proposing):
-    """A scrambled Sobol sequence (Owen, J. Complexity 14, 1998): point n belongs to trial n + 1, trial 0 being the
-    default. A trial that is not drawn, a point of the user's or a repeated draw, leaves its place empty."""
+    """A scrambled Sobol sequence (Owen, J. Complexity 14, 1998): point n belongs to trial n. A trial that is
+    not drawn, the default, a point of the user's or a repeated draw, leaves its place empty."""
+
+    moves_on = False
 
     def propose(self, study: Study, trial: FrozenTrial) -> Mapping[str, Any]:
         return stored(cube.point(self.space, _sobol(self.space, self.seed, trial.number)))
@@ -108,8 +140,8 @@ def _sobol(space: "SearchSpace", seed: int, number: int) -> list[float]:
     if not space.parameters:
         return []
     sequence = qmc.Sobol(len(space.parameters), scramble=True, rng=seed)
-    if number > 1:
-        sequence.fast_forward(number - 1)
+    if number:
+        sequence.fast_forward(number)
     return [float(each) for each in sequence.random(1)[0]]
 
 

@@ -33,20 +33,36 @@ SEARCHERS: Mapping[str, str] = {
 
 AUTO = "auto"
 """Not a searcher: the name of the one that `resolve` finds fit for a space."""
+ONE_OBJECTIVE = ("bohb", "cmaes", "de")
+"""Searchers that rank trials by a single number."""
+MANY = 20
+"""Parameters from which TPE is taken for a Gaussian process, whose distances say little among so many."""
 
 
-def check(name: str) -> None:
-    """Raises ValueError for a name that is no searcher's."""
+def check(name: str, *, objectives: int = 1) -> None:
+    """Raises ValueError for a name that is no searcher's, and for one that ranks by one number where there are more."""
     if name not in (AUTO, *SEARCHERS):
         raise ValueError(f"`automl.searcher` must be one of {', '.join((AUTO, *SEARCHERS))}, but is {name!r}.")
+    if objectives > 1 and name in ONE_OBJECTIVE:
+        others = ", ".join(each for each in (AUTO, *SEARCHERS) if each not in ONE_OBJECTIVE)
+        raise ValueError(
+            f"`automl.searcher` must be one for several objectives where `automl.objectives` has {objectives}, but is "
+            f"{name!r}, which ranks by one number; use one of {others}."
+        )
 
 
-def resolve(name: str, space: "SearchSpace", trials: int) -> tuple[str, str]:
-    """The searcher that `name` stands for in this space, and why."""
-    check(name)
+def resolve(name: str, space: "SearchSpace", trials: int, *, objectives: int = 1) -> tuple[str, str]:
+    """The searcher that `name` stands for in this space, and why. The figures behind it: tests/benchmarks/searchers.py,
+    dated in experiments/LOG.md."""
+    check(name, objectives=objectives)
     if name != AUTO:
         return name, "asked for"
-    return "gp", "a Gaussian process finds more than TPE in as many trials; TPE goes on from 100 finished trials"
+    if objectives > 1:
+        return "tpe", f"{objectives} objectives: TPE ranks trials by which others they beat in all of them"
+    if len(space.parameters) >= MANY:
+        return "tpe", f"{len(space.parameters)} parameters: too many for a Gaussian process on few trials"
+    after = ", and TPE after 100 finished trials, where it would take too long" if trials > 100 else ""
+    return "gp", f"{len(space.parameters)} parameters: a Gaussian process learns most from few trials{after}"
 
 
 def sampler(name: str, seed: int, known: int, *, space: "SearchSpace") -> "BaseSampler":
@@ -73,14 +89,14 @@ def _suggest(trial: "optuna.Trial", parameter: "Parameter") -> Any:
     return trial.suggest_float(parameter.name, low, high, log=log)
 
 
-def values_of(trial: "optuna.trial.FrozenTrial", space: "SearchSpace") -> dict[str, Any]:
-    """The sample that a stored trial has, choices as they are in the space."""
+def values_of(stored: Mapping[str, Any], space: "SearchSpace") -> dict[str, Any]:
+    """The sample whose values a study keeps as `stored`, choices as they are in the space."""
     sample: dict[str, Any] = {}
     for parameter in space.parameters:
-        value = trial.params[parameter.name]
+        value = stored[parameter.name]
         if parameter.choices:
-            stored = [repr(storable(choice)) for choice in parameter.choices]
-            value = parameter.choices[stored.index(repr(value))]
+            known = [repr(storable(choice)) for choice in parameter.choices]
+            value = parameter.choices[known.index(repr(value))]
         sample[parameter.name] = value
     return sample
 
