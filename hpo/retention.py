@@ -36,8 +36,8 @@ def tidy(run_dir: Path, *, keep: int | None = None) -> str | None:
         return None
     kept = ", ".join(map(str, sorted(stay)))
     return (
-        f"removed the last checkpoints of {len(touched)} trials ({sum(removed) / 1e6:.0f} MB); trials {kept} keep "
-        "theirs, and every trial its best one"
+        f"removed the last checkpoints of {len(touched)} trials ({sum(removed) / 1e6:.0f} MB), not those of the best "
+        f"({kept}); every trial keeps its best one"
     )
 
 

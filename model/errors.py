@@ -26,7 +26,7 @@ class OutOfMemory(RuntimeError):  # noqa: N818
 
 
 class WorkerDied(RuntimeError):  # noqa: N818
-    """A data process went away; usually the system took it for its memory."""
+    """A process of the training went away without a word; usually the system took it for its memory."""
 
 
 class RankError(RuntimeError):

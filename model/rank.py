@@ -107,7 +107,7 @@ def _error_of(folder: Path, code: int) -> Exception:
         said = json.loads(path.read_text(encoding="utf-8"))
         found.append((not said["memory"], not hasattr(errors, said["type"]), path.stat().st_mtime_ns, said))
     if not found:
-        return errors.RankError(f"the training's processes ended with code {code} and said nothing; see their output.")
+        return errors.WorkerDied(f"the training's processes ended with code {code} and said nothing; see their output.")
     said = min(found, key=lambda one: one[:3])[3]
     if said["memory"]:
         return torch.OutOfMemoryError(said["text"])

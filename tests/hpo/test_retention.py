@@ -51,7 +51,7 @@ def test_best_trials_keep_all_and_the_others_their_best(run: Path) -> None:
     (run / "handoff.json").write_text("{}")
     line = tidy(run)
     assert line is not None
-    assert "trials 1, 2 keep theirs" in line
+    assert "not those of the best (1, 2)" in line
     everything = {
         "model_epoch_000_step_00001.pth",
         "model_epoch_001_step_00002.pth",
