@@ -65,7 +65,7 @@ class Tracker:
 
     def catch_up(self, result: SweepResult) -> None:
         """Makes the runs say what the study says."""
-        for trial in result.trials:
+        for trial in (*result.trials, *result.repeats):
             self.finish(trial)
 
     def end(self, result: SweepResult, *, state: str) -> None:
