@@ -135,6 +135,7 @@ def test_stuck_worker_is_killed_with_its_stack_and_tried_again(
     assert [one.epoch for one in result.trials[1].measurements] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_full_disk_of_a_worker_stops_and_goes_on(
     local_ray: None, tmp_path: Path, spec: ExperimentSpec, space: SearchSpace, bowl: Any
 ) -> None:
@@ -163,6 +164,7 @@ def test_several_objectives(
     assert {row["Pareto"] for row in result.table()} == {"yes", ""}
 
 
+@pytest.mark.slow
 def test_population_based_training(
     local_ray: None, tmp_path: Path, spec: ExperimentSpec, space: SearchSpace, bowl: Any
 ) -> None:
