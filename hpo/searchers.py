@@ -36,7 +36,8 @@ AUTO = "auto"
 ONE_OBJECTIVE = ("bohb", "cmaes", "de")
 """Searchers that rank trials by a single number."""
 MANY = 20
-"""Parameters from which TPE is taken for a Gaussian process, whose distances say little among so many."""
+"""Parameters from which `auto` is TPE: distances, which a Gaussian process lives on, say little among so many. A
+precaution; the process was ahead in 6 and in 14 dimensions, and no larger space was measured."""
 
 
 def check(name: str, *, objectives: int = 1) -> None:
