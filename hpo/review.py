@@ -253,7 +253,7 @@ def _named(sweep: "SweepSpec", space: SearchSpace) -> "SweepSpec":
     if sweep.algorithm is not None:
         asked, scheduler = algorithms.resolve(sweep.algorithm)
         sweep = replace(sweep, searcher=asked, scheduler=scheduler)
-    searcher, because = searchers.resolve(sweep.searcher, space, sweep.trials)
+    searcher, because = searchers.resolve(sweep.searcher, space, sweep.trials, objectives=len(sweep.objectives))
     schedulers.check(sweep.scheduler, objectives=len(sweep.objectives), space=space)
     say(f"searcher {searcher} ({because}), scheduler {sweep.scheduler}")
     return replace(sweep, searcher=searcher)

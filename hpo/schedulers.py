@@ -51,9 +51,6 @@ class Rule(ABC):
         earlier = max((epoch for epoch in own if epoch < last), default=0)
         return self._verdict(number, curves, earlier, last)
 
-    def stops(self, number: int, curves: Curves) -> bool:
-        return self.judge(number, curves).action == "stop"
-
     @abstractmethod
     def _verdict(self, number: int, curves: Curves, earlier: int, last: int) -> Verdict:
         """Of a trial whose last report is finite and came after epoch `last`, the one before after `earlier`."""
@@ -199,12 +196,12 @@ def gentle(epochs: int, metric: Metric) -> Halving:
     return Halving(metric=metric, rungs=tuple(rungs))
 
 
-SCHEDULERS: Mapping[str, Callable[..., Rule]] = {
-    "asha": lambda epochs, metric, seed=0: gentle(epochs, metric),
-    "hyperband": lambda epochs, metric, seed=0: Hyperband(metric=metric, epochs=epochs),
-    "median": lambda epochs, metric, seed=0: Median(metric=metric, epochs=epochs, grace=grace(epochs)),
-    "pbt": lambda epochs, metric, seed=0: _population(epochs, metric, seed),
-    "none": lambda epochs, metric, seed=0: ToTheEnd(metric=metric),
+SCHEDULERS: Mapping[str, Callable[[int, Metric, int], Rule]] = {
+    "asha": lambda epochs, metric, seed: gentle(epochs, metric),
+    "hyperband": lambda epochs, metric, seed: Hyperband(metric=metric, epochs=epochs),
+    "median": lambda epochs, metric, seed: Median(metric=metric, epochs=epochs, grace=grace(epochs)),
+    "pbt": lambda epochs, metric, seed: _population(epochs, metric, seed),
+    "none": lambda epochs, metric, seed: ToTheEnd(metric=metric),
 }
 """Name to a rule made from (epochs of a whole trial, metric, seed)."""
 

@@ -329,7 +329,8 @@ def _name_problems(sweep: SweepSpec) -> list[str]:
     from hpo import algorithms, searchers
 
     usual, found = SweepSpec(), []
-    checks: list[tuple[Callable[[str], object], str]] = [(searchers.check, sweep.searcher)]
+    several = partial(searchers.check, objectives=len(sweep.objectives))
+    checks: list[tuple[Callable[[str], object], str]] = [(several, sweep.searcher)]
     if sweep.algorithm is not None:
         checks.append((algorithms.resolve, sweep.algorithm))
     if sweep.scheduler != usual.scheduler or len(sweep.objectives) > 1:

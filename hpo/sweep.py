@@ -70,7 +70,7 @@ def run_sweep(
     if sweep.algorithm is not None:
         searcher, scheduler = algorithms.resolve(sweep.algorithm)
         sweep = dataclasses.replace(sweep, searcher=searcher, scheduler=scheduler)
-    searcher, because = searchers.resolve(sweep.searcher, space, sweep.trials)
+    searcher, because = searchers.resolve(sweep.searcher, space, sweep.trials, objectives=len(sweep.objectives))
     if searcher != sweep.searcher:
         console.note(f"searcher {searcher}: {because}")
         sweep = dataclasses.replace(sweep, searcher=searcher)
