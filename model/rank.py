@@ -65,7 +65,7 @@ def _start(folder: Path, link: Connection, job: Job) -> "subprocess.Popen[bytes]
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = str(max(1, job.cpus // job.place.processes))
     return subprocess.Popen(
-        [sys.executable, "-m", "model.rank", str(folder), str(link.fileno())],
+        [sys.executable, "-P", "-m", "model.rank", str(folder), str(link.fileno())],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": threads},
         pass_fds=[link.fileno()],
         start_new_session=True,  # all ranks and their data workers are one group, and end as one
