@@ -82,7 +82,10 @@ def _read(arguments: argparse.Namespace, action: str) -> Request:
     if arguments.spec is None and not arguments.run:
         raise SpecError([f"`ddetr {action}` needs a spec (-e SPEC) or a finished run (--from RUN); give one."])
     plain = arguments.program == "deformable_detr"
-    request = read_request(arguments.spec, arguments.overrides, action=action, automl=not plain, data=action == "train")
+    request = read_request(arguments.spec, arguments.overrides, action=action, automl=not plain)
+    if action == "train" and not request.states_num_classes:
+        # Else the training reads the data itself, and ends its status.json with what is wrong with it.
+        request = request.with_data()
     if plain and request.automl_keys:
         keys = ", ".join(request.automl_keys)
         print(f"{keys}: passed over; `deformable_detr` runs the plain action, `ddetr train` searches")

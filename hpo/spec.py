@@ -76,12 +76,17 @@ class Request:
         from deploy.notices import notices as deploy_notices
 
         found = [*notices(self.raw), *deploy_notices(self.raw)]
-        if self.data is not None and not _has_num_classes(self.raw):
+        if self.data is not None and not self.states_num_classes:
             found.append(
                 f"dataset.num_classes is {self.spec.dataset.num_classes}: the largest category id of the training "
                 "data, plus one"
             )
         return found
+
+    @property
+    def states_num_classes(self) -> bool:
+        """Whether the user wrote `dataset.num_classes`."""
+        return _has_num_classes(self.raw)
 
     def with_data(self) -> "Request":
         """This request with what its training annotations say. SpecError for what is wrong with them."""
