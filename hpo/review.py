@@ -134,25 +134,20 @@ def first_configurations(
     be tried. They are those of the real thing: a study of its own, in a folder that is deleted, is asked for them."""
     from hpo import seeding
     from hpo.ledger import Ledger
-    from hpo.runs import find_run
     from model.metrics import VAL_MAP50
 
-    points = [*sweep.points]
-    names = ["your spec", *(f"point {place}" for place in range(1, len(points) + 1))]
-    if sweep.seed_from:
-        room = max(1, sweep.trials - 1 - len(points))
-        seeds = seeding.best_of(find_run(sweep.seed_from, root), spec, space, most=min(seeding.MOST, room))
-        points += seeds.points
-        names += [f"seed {place}" for place in range(1, len(seeds.points) + 1)]
+    seeds = seeding.seeds_of(sweep, spec, space, root).points
+    names = ["your spec", *(f"point {place}" for place in range(1, len(sweep.points) + 1))]
+    names += [f"seed {place}" for place in range(1, len(seeds) + 1)]
     with tempfile.TemporaryDirectory(prefix="ddetr-review-") as name:
         ledger = Ledger.create(
             Path(name),
             spec,
             space,
             searcher=sweep.searcher,
-            seed=sweep.seed if sweep.seed is not None else max(spec.train.seed, 0),
+            seed=sweep.seed_for(spec.train.seed),
             budget=sweep.trials,
-            points=points,
+            points=[*sweep.points, *seeds],
             metric=VAL_MAP50,
         )
         found: list[tuple[str, Mapping[str, Any]]] = []

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpo.errors import RunError
 from hpo.result import read_result
+from hpo.runs import find_run
 from model.spec import ExperimentSpec
 from schemas import dotted
 from search_spaces.derive import full_name
 
 if TYPE_CHECKING:
+    from hpo.sweep_spec import SweepSpec
     from search_spaces.space import SearchSpace
 
 MOST = 5
@@ -50,6 +52,15 @@ def sample_of(point: Mapping[str, Any], spec: ExperimentSpec, space: "SearchSpac
                 f"{resolved[name]}; change it, or widen the range with `automl.ranges`."
             )
     return sample
+
+
+def seeds_of(sweep: "SweepSpec", spec: ExperimentSpec, space: "SearchSpace", root: Path) -> Seeds:
+    """What `automl.seed_from` names, looked for below `root` too, as far as the budget has room beside the default and
+    the points; nothing where it names nothing."""
+    if not sweep.seed_from:
+        return Seeds((), ())
+    room = max(1, sweep.trials - 1 - len(sweep.points))
+    return best_of(find_run(sweep.seed_from, root), spec, space, most=min(MOST, room))
 
 
 def best_of(run_dir: Path, spec: ExperimentSpec, space: "SearchSpace", *, most: int = MOST) -> Seeds:

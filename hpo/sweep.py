@@ -25,7 +25,6 @@ from hpo.errors import InUseError, RunError, SweepStoppedError
 from hpo.ledger import Ledger, write_json, write_spec
 from hpo.locks import exclusive
 from hpo.result import SweepResult
-from hpo.runs import find_run
 from hpo.stall import Stall
 from hpo.sweep_spec import OBJECTIVES
 from hpo.tracking import Tracker
@@ -78,22 +77,18 @@ def run_sweep(
     _check_epochs(spec, sweep)
     for text in adjustments:
         console.note(f"adjusted for {spec.train.num_epochs} epochs a trial: {text}")
-    points = [*sweep.points]
-    if sweep.seed_from:
-        room = max(1, sweep.trials - 1 - len(points))
-        seeds = seeding.best_of(find_run(sweep.seed_from, run_dir.parent), spec, space, most=min(seeding.MOST, room))
-        points += seeds.points
-        for line in seeds.lines:
-            console.note(line)
+    seeds = seeding.seeds_of(sweep, spec, space, run_dir.parent)
+    for line in seeds.lines:
+        console.note(line)
     with exclusive(run_dir / ".lock", holder="another driver"):
         ledger = Ledger.create(
             run_dir,
             spec,
             space,
             searcher=sweep.searcher,
-            seed=sweep.seed if sweep.seed is not None else max(spec.train.seed, 0),
+            seed=sweep.seed_for(spec.train.seed),
             budget=sweep.trials,
-            points=points,
+            points=[*sweep.points, *seeds.points],
             metric=metric,
             goals={name: OBJECTIVES[name] for name in sweep.objectives[1:]},
         )

@@ -66,6 +66,10 @@ class SweepSpec:
     def choice(self) -> Choice:
         return Choice(tier=self.tier, params=self.params, exclude=self.exclude, fix=self.fix, ranges=self.ranges)
 
+    def seed_for(self, training_seed: int) -> int:
+        """The searcher's seed, beside a training's `train.seed`; -1 there asks for no determinism and counts as 0."""
+        return self.seed if self.seed is not None else max(training_seed, 0)
+
     def problems(self) -> list[str]:
         """The rules that hold between or inside its values, those that are broken."""
         found = []
