@@ -153,6 +153,7 @@ class Driver:
         begun = message.get(BEGUN)
         if begun is not None:
             run.pid, run.node, run.heard = begun["pid"], begun["node"], self._now
+            self.ledger.begun(number, pid=run.pid, node=run.node)
             return self._halted or run.ordered
         if run.pid is not None:
             run.silences.append(self._now - run.heard)
@@ -179,6 +180,8 @@ class Driver:
         """A trial is over: by its own word, by ours, or with `error`, what Tune says of a worker that said nothing."""
         self._pass_time()
         self._runs.pop(number)
+        if self.broken is None:
+            self.ledger.left(number)
         final = self._finals.pop(number, None)
         stuck = self._stuck.pop(number, None)
         if self.broken is not None or (final is None and self.diagnosis is not None):

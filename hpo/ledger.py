@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -231,6 +232,19 @@ class Ledger:
         if math.isfinite(value):
             # Not `Trial.report`, which refuses a second value for an epoch, and any in a study of several objectives.
             self._study._storage.set_trial_intermediate_value(trial._trial_id, measurement.epoch, value)
+
+    def begun(self, number: int, *, pid: int, node: str) -> None:
+        """Keeps that a worker took the trial up."""
+        trial = self._live[number]
+        known = trial.user_attrs.get("attempts", [])
+        trial.set_user_attr("attempts", [*known, {"pid": pid, "node": node, "start": round(time.time(), 3)}])
+
+    def left(self, number: int) -> None:
+        """Keeps that the worker which has the trial is done with it."""
+        trial = self._live[number]
+        known = trial.user_attrs.get("attempts", [])
+        if known and "end" not in known[-1]:
+            trial.set_user_attr("attempts", [*known[:-1], {**known[-1], "end": round(time.time(), 3)}])
 
     def adjusted(self, number: int, text: str) -> None:
         """Keeps what was changed so that a trial can go on, once."""

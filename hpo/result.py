@@ -32,6 +32,17 @@ class Outcome(Enum):
     LOST = "lost"  # the worker or node went away; retried without using the budget, recorded when that never ended
 
 
+class Attempt(NamedTuple):
+    """One stretch of a trial on one worker. Times are seconds since 1970, by the driver's clock."""
+
+    pid: int
+    node: str
+    """Ray's id."""
+    start: float
+    end: float | None = None
+    """None while it runs, and when its driver was killed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """One trial of the study. `reason` is present when it is infeasible, failed or lost, and when the end of the sweep
@@ -56,6 +67,8 @@ class TrialRecord:
     """The number of the trial that this one runs again with another seed."""
     costs: Mapping[str, float] = field(default_factory=dict)
     """Further objectives by name: parameters, milliseconds of a forward, megabytes."""
+    attempts: tuple[Attempt, ...] = ()
+    """Which workers ran it, in the order of time; more than one after a loss or a resume."""
 
     @property
     def epochs(self) -> int:
@@ -105,6 +118,9 @@ class SweepResult:
     """Why the search is over; None while it is not."""
     spent: tuple[str, ...] = ()
     """A line for each budget: what was used of it."""
+    seconds: float = 0.0
+    """By the wall, of all sessions together."""
+    gpu_seconds: float = 0.0
 
     @property
     def baseline(self) -> TrialRecord | None:
@@ -279,6 +295,8 @@ def result_of(study: "Study", run_dir: Path) -> SweepResult:
         confirmed=tuple((facts.get("confirm") or {}).get("numbers", ())),
         ended=facts.get("ended"),
         spent=tuple(facts.get("spent", ())),
+        seconds=float(facts.get("seconds", 0.0)),
+        gpu_seconds=float(facts.get("gpu_seconds", 0.0)),
     )
 
 
@@ -316,4 +334,5 @@ def record_of(trial: "FrozenTrial", run_dir: Path) -> TrialRecord:
         checkpoint=None if checkpoint is None else run_dir / checkpoint,
         repeats=facts.get("repeats"),
         costs=facts.get("costs", {}),
+        attempts=tuple(Attempt(**each) for each in facts.get("attempts", ())),
     )
