@@ -3,11 +3,9 @@
 Knows detections and ground truth; does not know what runs the network.
 """
 
-import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,14 +19,10 @@ from model.errors import SpecError
 from model.metrics import CocoEvaluator, CocoResult
 from model.network.detr import Prediction
 from model.network.postprocess import Detections, top_k
+from model.progress import track
 from model.report import write_result
 from model.spec import ExperimentSpec
 from model.status import StatusLog
-
-log = logging.getLogger(__name__)
-
-PROGRESS_SECONDS = 30.0
-"""An evaluation that takes longer says how far it is, that often."""
 
 Predictor = Callable[[Tensor, Tensor | None], Prediction]
 """(pixels (B, 3, H, W) normalised, padding mask (B, H, W) or None) -> Prediction."""
@@ -73,16 +67,9 @@ def evaluate_predictor(
     """Scores `predict` on every image of `index`. The evaluator is returned for its detections."""
     evaluator = CocoEvaluator(index, spec.dataset.eval_class_ids)
     threshold = spec.evaluate.conf_threshold
-    done, started = 0, time.monotonic()
-    told = started
-    for batch in batches:
+    for batch in track(batches, "evaluating", len(index.images), "images", size=lambda one: len(one.targets)):
         found = detect(predict, batch, spec)
         ids = [target.image_id for target in batch.targets]
-        done += len(ids)
-        if time.monotonic() - told >= PROGRESS_SECONDS:
-            told = time.monotonic()
-            left = (told - started) / done * (len(index.images) - done)
-            log.info("%d of %d images, about %.0f s left", done, len(index.images), left)
         if threshold <= 0:
             evaluator.update(ids, found)
             continue
@@ -92,12 +79,18 @@ def evaluate_predictor(
     return evaluator.result(), evaluator
 
 
-def evaluate_checkpoint(path: Path, given: Mapping[str, Any], *, cpus: int = 1) -> tuple[CocoResult, CocoEvaluator]:
-    """The test-split score of the checkpoint at `path`; `given` is what the user's spec says (data above all)."""
+def evaluate_checkpoint(
+    path: Path, given: Mapping[str, Any], *, split: Literal["test", "val"] = "test", cpus: int = 1
+) -> tuple[CocoResult, CocoEvaluator]:
+    """The score of the checkpoint at `path` on a split; `given` is what the user's spec says (data above all).
+    Validation images are batched as in training."""
     model, checkpoint = load_model(path)
     spec = adopt(checkpoint, given)
     data = CocoDataModule(spec, cpus=cpus)
     model.to(device(spec.evaluate.gpu_ids))
+    if split == "val":
+        batches = data.eval_loader(data.val_index, spec.dataset.batch_size)
+        return evaluate_predictor(torch_predictor(model), batches, data.val_index, spec)
     return evaluate_predictor(torch_predictor(model), data.test_dataloader(), data.test_index, spec)
 
 

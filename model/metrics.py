@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ NUMBERS = ("mAP", "mAP50", "mAP75", "mAPs", "mAPm", "mAPl", "ARmax1", "ARmax10",
 """The twelve COCO numbers, in pycocotools' order."""
 
 DETECTIONS_PER_IMAGE = 100
+RECALLS = tuple(place / 100 for place in range(101))
+"""Where pycocotools reads precision-recall curves."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,19 @@ class Measurement:
     values: Mapping[str, float]
     seconds: float  # since the training began
     peak_gpu_bytes: int = 0
+    peak_rss_bytes: int = 0  # resident memory of the training's process, without its data workers
+    images_per_second: float = 0.0  # trained on by all processes; validation does not count
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Where the network lies: of the GPU, or without one of the process."""
+        return self.peak_gpu_bytes or self.peak_rss_bytes
 
     def __post_init__(self) -> None:
         if self.epoch < 1:
             raise ValueError(f"`epoch` counts completed epochs from 1, but got {self.epoch}.")
-        for name, value in {**self.values, "seconds": self.seconds}.items():
+        beside = {"seconds": self.seconds, "images_per_second": self.images_per_second}
+        for name, value in {**self.values, **beside}.items():
             if not math.isfinite(value):
                 raise ValueError(f"a measurement holds finite numbers only, but `{name}` is {value}.")
 
@@ -60,6 +71,8 @@ class CocoResult(NamedTuple):
     numbers: dict[str, float]  # the twelve NUMBERS, 0..1; -1 where no ground truth belongs to the number
     per_class: dict[int, float]  # category id -> AP at IoU .50:.95, all areas, 100 detections; -1 without ground truth
     per_class50: dict[int, float]  # the same at IoU .50
+    precision50: Mapping[int, tuple[float, ...]] = MappingProxyType({})
+    """Category id -> precision at IoU .50 at each of RECALLS; -1 without ground truth."""
 
 
 class CocoEvaluator:
@@ -103,12 +116,8 @@ class CocoEvaluator:
 
     def result(self, *, by_size: bool = True) -> CocoResult:
         """`by_size` False leaves the six numbers of small, medium and large objects at -1, in a third of the time."""
+        evaluation = self.compared(by_size=by_size)
         with redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(_ground_truth(self.index), _found(self.index, self.rows()), "bbox")
-            evaluation.params.catIds = self.classes
-            if not by_size:
-                evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
-            evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
         # precision: IoU threshold x recall x class x area range x detection limit
@@ -119,7 +128,20 @@ class CocoEvaluator:
             numbers,
             {category: _mean_of_known(precision[:, :, column]) for column, category in columns},
             {category: _mean_of_known(precision[0, :, column]) for column, category in columns},
+            {category: tuple(precision[0, :, column].tolist()) for column, category in columns},
         )
+
+    def compared(self, *, by_size: bool = True, thresholds: Sequence[float] = ()) -> COCOeval:
+        """pycocotools' own record of which detection found what. `thresholds` of IoU in place of the ten usual ones."""
+        with redirect_stdout(io.StringIO()):
+            evaluation = COCOeval(_ground_truth(self.index), _found(self.index, self.rows()), "bbox")
+            evaluation.params.catIds = self.classes
+            if thresholds:
+                evaluation.params.iouThrs = np.array(thresholds)
+            if not by_size:
+                evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
+            evaluation.evaluate()
+        return evaluation
 
 
 def _mean_of_known(precision: np.ndarray) -> float:

@@ -16,18 +16,31 @@ from PIL import Image
 from model.data.transforms import decode
 from model.errors import DataError
 from model.image_scores import ImageScore, image_scores
-from model.metrics import CocoEvaluator, CocoResult
+from model.metrics import RECALLS, CocoEvaluator, CocoResult
 from model.pictures import Mark, Tile, draw, enlarged, grid
 
 log = logging.getLogger(__name__)
 
 TILES = 4
 """Images of the worst, and as many of the best."""
+PICTURES = 12
+"""Images of a report, the worst ones."""
 TABLE_ROWS = 30
 """Classes of the printed table; the file has all."""
 
 
 def write_result(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> None:
+    """What `evaluate` leaves: write_numbers, the table of classes told, and the picture of extremes."""
+    write_numbers(out, result, evaluator)
+    for line in class_table(class_rows(result, evaluator)):
+        log.info("%s", line)
+    picture = worst_and_best(evaluator)
+    if picture is not None:
+        picture.save(out / "worst_and_best.png")
+
+
+def write_numbers(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> None:
+    """metrics.json, per_class.csv, predictions.json (COCO's results format)."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(result.numbers, indent=2) + "\n", encoding="utf-8")
     rows = class_rows(result, evaluator)
@@ -35,12 +48,42 @@ def write_result(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> Non
         table = csv.DictWriter(file, ClassRow._fields)
         table.writeheader()
         table.writerows(row._asdict() for row in rows)
-    for line in class_table(rows):
-        log.info("%s", line)
     (out / "predictions.json").write_text(json.dumps(coco_results(evaluator.rows().tolist())), encoding="utf-8")
-    picture = worst_and_best(evaluator)
-    if picture is not None:
-        picture.save(out / "worst_and_best.png")
+
+
+def write_curves(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> None:
+    """curves.json: precision at IoU .50 at each of RECALLS, of every class that has boxes."""
+    names = evaluator.index.categories
+    classes = [
+        {"category_id": key, "name": names[key], "precision": [round(value, 5) for value in precision]}
+        for key, precision in result.precision50.items()
+        if max(precision) >= 0
+    ]
+    (out / "curves.json").write_text(json.dumps({"recall": RECALLS, "classes": classes}), encoding="utf-8")
+
+
+def write_pictures(out: Path, evaluator: CocoEvaluator, most: int = PICTURES) -> None:
+    """pictures/01.jpg and on: images with true and found boxes, the lowest F1 first; pictures.json says what they are.
+    Earlier pictures are replaced."""
+    threshold, scores = image_scores(evaluator.index, evaluator.rows(), evaluator.classes)
+    folder = out / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.jpg"):
+        stale.unlink()
+    told: list[dict[str, Any]] = []
+    for score in ranked(scores):
+        if len(told) == most:
+            break
+        tile = _tile(evaluator, score, threshold)
+        if tile is None:
+            continue
+        file = f"{len(told) + 1:02d}.jpg"
+        tile.image.save(folder / file, quality=85)
+        name = evaluator.index.images[score.position].path.name
+        counts = {"hits": score.hits, "wrong": score.wrong, "missed": score.missed}
+        told.append({"file": file, "image": name, "f1": round(score.f1, 4), **counts})
+    plain = {"threshold": threshold, "images": len(scores), "pictures": told}
+    (folder / "pictures.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
 
 class ClassRow(NamedTuple):
@@ -65,14 +108,14 @@ def class_rows(result: CocoResult, evaluator: CocoEvaluator) -> list[ClassRow]:
 
 def class_table(rows: Sequence[ClassRow]) -> list[str]:
     """Lines to print: the worst classes first, those without a box in the test set last."""
-    ranked = sorted(rows, key=lambda row: (row.boxes == 0, row.mAP, row.category_id))
+    order = sorted(rows, key=lambda row: (row.boxes == 0, row.mAP, row.category_id))
     wide = max(len(row.name) for row in rows)
     lines = [f"{'class':{wide}s}   mAP  mAP50  boxes"]
-    for row in ranked[:TABLE_ROWS]:
+    for row in order[:TABLE_ROWS]:
         numbers = f"{row.mAP:.3f}  {row.mAP50:.3f}" if row.boxes else "    -      -"
         lines.append(f"{row.name:{wide}s} {numbers}  {row.boxes:5d}")
-    if len(ranked) > TABLE_ROWS:
-        lines.append(f"and {len(ranked) - TABLE_ROWS} better ones in per_class.csv")
+    if len(order) > TABLE_ROWS:
+        lines.append(f"and {len(order) - TABLE_ROWS} better ones in per_class.csv")
     return lines
 
 
@@ -80,18 +123,23 @@ def worst_and_best(evaluator: CocoEvaluator) -> Image.Image | None:
     """The images with the lowest F1 in the upper row, those with the highest below. None where no image can be read,
     or none holds or shows anything."""
     threshold, scores = image_scores(evaluator.index, evaluator.rows(), evaluator.classes)
-    ranked = sorted(
-        (score for score in scores if score.hits + score.wrong + score.missed),
-        key=lambda score: (score.f1, score.hits - score.wrong - score.missed, score.position),
-    )
-    half = min(TILES, -(-len(ranked) // 2))
-    halves = {"worst": ranked[:half], "best": ranked[max(half, len(ranked) - half) :][::-1]}
+    order = ranked(scores)
+    half = min(TILES, -(-len(order) // 2))
+    halves = {"worst": order[:half], "best": order[max(half, len(order) - half) :][::-1]}
     rows = []
     for name, some in halves.items():
         tiles = [tile for score in some if (tile := _tile(evaluator, score, threshold))]
         heading = f"The {name} by F1 at score {threshold:.2f}: true boxes green, found ones orange"
         rows += [(heading, tiles)] if tiles else []
     return grid(rows) if rows else None
+
+
+def ranked(scores: Sequence[ImageScore]) -> list[ImageScore]:
+    """Worst first; without the images that hold and show nothing."""
+    return sorted(
+        (score for score in scores if score.hits + score.wrong + score.missed),
+        key=lambda score: (score.f1, score.hits - score.wrong - score.missed, score.position),
+    )
 
 
 def _tile(evaluator: CocoEvaluator, score: ImageScore, threshold: float) -> Tile | None:
