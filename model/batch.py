@@ -8,10 +8,6 @@ from torch import Tensor
 # B image, H W pixels of the padded batch, N boxes of one image
 
 
-UNREADABLE = -(1 << 62)
-"""The image id of a black picture in the place of one that cannot be decoded: it holds a place and counts nowhere."""
-
-
 class Target(NamedTuple):
     """The truth of one image."""
 

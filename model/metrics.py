@@ -15,8 +15,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from model.batch import UNREADABLE
 from model.data.coco import CocoIndex
+from model.data.records import UNREADABLE
 
 if TYPE_CHECKING:
     from model.network.postprocess import Detections

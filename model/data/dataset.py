@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from model.batch import UNREADABLE, ImageBatch, Target
+from model.batch import ImageBatch, Target
 from model.data.cache import Images, check_unreadable
 from model.data.coco import CocoIndex
+from model.data.records import UNREADABLE
 from model.data.samplers import Key
 from model.data.transforms import Sample, Transform, padded_size
 from model.errors import DataError

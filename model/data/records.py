@@ -7,6 +7,9 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
+UNREADABLE = -(1 << 62)
+"""The image id of a black picture in the place of one that cannot be decoded: it holds a place and counts nowhere."""
+
 
 class ImageRecord(NamedTuple):
     id: int  # unique over all sources; the file's own id unless another source has it too
