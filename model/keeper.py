@@ -3,8 +3,11 @@
 A file gets its name only when it is whole, so a process killed in mid-write leaves the previous one in place.
 """
 
+import contextlib
 import logging
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +16,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from model import interrupt
+from model import interrupt, together
+from model.batch import ImageBatch
 from model.checkpoint import link
 from model.metrics import VAL_MAP50, Measurement
 from model.module import Detector
@@ -24,7 +28,26 @@ log = logging.getLogger(__name__)
 LATEST = "dd_model_latest.pth"
 BEST = "model_best.pth"
 OnEpoch = Callable[[Measurement], None]
-_NOT_VALUES = ("epoch", "seconds", "peak_gpu_bytes")
+_NOT_VALUES = ("epoch", "seconds", "peak_gpu_bytes", "peak_rss_bytes", "images_per_second")
+
+
+class Pace:
+    """Images that an epoch has trained on, and the seconds that took: from its start to its last step."""
+
+    def __init__(self) -> None:
+        self._begun = self._last = time.monotonic()
+        self._images = 0
+
+    def step(self, images: int) -> None:
+        """A step is over; one of no images was passed over, and its time does not count."""
+        self._last = time.monotonic()
+        self._images += images
+        if not images and not self._images:
+            self._begun = self._last
+
+    @property
+    def images_per_second(self) -> float:
+        return self._images / (self._last - self._begun) if self._last > self._begun else 0.0
 
 
 class Keeper(pl.callbacks.Checkpoint):
@@ -39,16 +62,24 @@ class Keeper(pl.callbacks.Checkpoint):
         self._out, self._status, self._on_epoch = out, status, on_epoch
         self._started = time.monotonic()
         self._spent = 0.0  # seconds before a resume
+        self._pace = Pace()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Detector)
         interrupt.listen()
+        forget_peaks()
         self._started = time.monotonic()
         if pl_module.history:
             self._spent = pl_module.history[-1]["seconds"]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._pace = Pace()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: ImageBatch, *args: Any
+    ) -> None:
         assert isinstance(pl_module, Detector)
+        self._pace.step(0 if pl_module.replaying else len(batch.targets))
         train = pl_module.spec.train
         if train.checkpoint_interval_unit != "step" or pl_module.replaying or trainer.is_last_batch:
             return
@@ -60,6 +91,8 @@ class Keeper(pl.callbacks.Checkpoint):
         row = pl_module.history[-1]
         row["seconds"] = round(self._spent + time.monotonic() - self._started, 3)
         row["peak_gpu_bytes"] = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        row["peak_rss_bytes"] = peak_rss()
+        row["images_per_second"] = round(together.world() * self._pace.images_per_second, 3)
         self._report(row, trainer)
         validated = VAL_MAP50.name in row
         if validated and _is_best(pl_module.history):
@@ -111,11 +144,28 @@ def retain(folder: Path, keep: int) -> None:
 def measured(row: Mapping[str, Any]) -> Measurement:
     """The Measurement of one row of `Detector.history`."""
     values = {name: float(value) for name, value in row.items() if name not in _NOT_VALUES}
-    return Measurement(
-        epoch=row["epoch"], values=values, seconds=row["seconds"], peak_gpu_bytes=row.get("peak_gpu_bytes", 0)
-    )
+    beside = {name: row[name] for name in _NOT_VALUES if name in row}  # a checkpoint of an earlier version has fewer
+    return Measurement(values=values, **beside)
 
 
 def _is_best(history: list[dict[str, Any]]) -> bool:
     *earlier, last = [row[VAL_MAP50.name] for row in history if VAL_MAP50.name in row]
     return all(VAL_MAP50.better(last, value) for value in earlier)
+
+
+def forget_peaks() -> None:
+    """A worker trains one detector after another: each measures its own peaks."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # no Linux, or a container that forbids it: the peak is the process's
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_rss() -> int:
+    """Bytes of resident memory that this process held at most, since `forget_peaks` where the system can tell."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) << 10
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1 << 10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

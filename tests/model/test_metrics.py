@@ -182,5 +182,7 @@ def test_measurements_are_finite(bad: float) -> None:
         Measurement(epoch=1, values={"val_mAP50": -1.0, "val_loss": bad}, seconds=1.0)
     with pytest.raises(ValueError, match="`seconds` is"):
         Measurement(epoch=1, values={}, seconds=bad)
+    with pytest.raises(ValueError, match="`images_per_second` is"):
+        Measurement(epoch=1, values={}, seconds=1.0, images_per_second=bad)
     with pytest.raises(ValueError, match="from 1, but got 0"):
         Measurement(epoch=0, values={}, seconds=1.0)

@@ -55,6 +55,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(digits_spec: dict
     assert ignoring_time[0] == ignoring_time[1]
     assert [m.epoch for m in parts.measurements] == [1, 2, 3]
     assert parts.measurements[2].seconds > parts.measurements[1].seconds
+    for one in (*whole.measurements, *parts.measurements):
+        assert one.images_per_second > 0
+        assert 1 << 20 < one.peak_memory_bytes == (one.peak_gpu_bytes or one.peak_rss_bytes)
 
 
 def test_the_same_seed_repeats_and_leaves_the_callers_generator_alone(
