@@ -3,6 +3,8 @@
 Nothing is handed over that does not say what PyTorch says: a difference over the tolerance raises ParityError.
 """
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 HANDOFF = "handoff.json"
 ONNX = "model.onnx"
 ENGINE = "model.engine"
+DELIVERY = "delivery.json"
+"""What was handed over and how it was measured."""
 
 MAP_TOLERANCE = 0.001
 """Largest difference allowed between the mAP50 of an exported file and of PyTorch on the same images."""
@@ -44,6 +48,13 @@ class Delivery(NamedTuple):
     """Which images scored the rows; None where the spec names neither."""
     remarks: tuple[str, ...]
     """What was not done and why, what to know before use, what to install; a sentence each."""
+
+    def write(self, path: Path) -> None:
+        """As JSON, whole or not at all; files relative to its folder."""
+        rows = [{**row._asdict(), "file": os.path.relpath(row.file, path.parent)} for row in self.rows]
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps({**self._asdict(), "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
 
     def table(self) -> Table:
         where = {"test": "test mAP50", "val": "validation mAP50 (optimistic)", None: "mAP50"}[self.split]
@@ -120,7 +131,9 @@ def hand_off(
             )
         rows = _measured(rows, winner, spec, split, cpus)
     built = _build(run_dir, onnx, engine, remarks)
-    return Delivery((*rows, *built), split, tuple(remarks))
+    delivery = Delivery((*rows, *built), split, tuple(remarks))
+    delivery.write(run_dir / DELIVERY)
+    return delivery
 
 
 def _split(spec: ExperimentSpec) -> Split | None:
