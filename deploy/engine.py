@@ -14,6 +14,7 @@ import torch
 from deploy import sidecar, trt
 from deploy.spec import GenTrtEngineSpec, TensorRTSpec
 from model.checkpoint import sha256
+from model.progress import progress
 
 PRECISIONS = ("FP32",)
 _WHOLE_TYPES = {"FLOAT", "INT32", "INT64", "BOOL"}
@@ -68,7 +69,11 @@ def build_engine(
     shapes = _shapes(network, (min_batch, opt_batch, max_batch), batch_size, onnx)
     types = _tensor_types(network, precision, onnx)
     config = _config(library.api, builder, network.get_input(0).name, shapes, workspace_mb)
-    plan = builder.build_serialized_network(network, config)
+    with progress("building the engine") as counting:
+        config.progress_monitor = monitor = trt.monitor(library.api, counting)
+        plan = builder.build_serialized_network(network, config)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
     if plan is None:
         raise ValueError(
             f"{library.name} {library.version} must be able to build `{onnx}`, but could not with "

@@ -19,6 +19,7 @@ from model.checkpoint import Checkpoint, load_model, public_dict, sha256
 from model.evaluate import torch_predictor
 from model.network.attention import SAMPLERS, MSDeformAttn
 from model.network.detr import DeformableDETR
+from model.progress import progress
 from model.spec import ExperimentSpec
 
 OPSETS = range(16, 21)
@@ -50,9 +51,15 @@ def export_onnx(
     mean, std = source.spec.dataset.augmentation.input_mean, source.spec.dataset.augmentation.input_std
     inputs = parity.photographs(height, width, mean, std)
     described_by = sidecar.path_of(onnx)
-    with sidecar.in_place(onnx, described_by) as (partial, partial_sidecar):
+    with (
+        progress("exporting to ONNX", 3, "parts") as counting,
+        sidecar.in_place(onnx, described_by) as (partial, partial_sidecar),
+    ):
+        counting.advance(0, "tracing")
         _trace(model, inputs[: max(batch_size, 1)], partial, opset, batch_size, verbose=verbose)
+        counting.advance(1, "checking the graph")
         onnx_format.checker.check_model(str(partial), full_check=True)
+        counting.advance(1, "comparing with PyTorch")
         compared = parity.compare_predictors(torch_predictor(model), OnnxPredictor(partial), inputs, name=onnx.name)
         content = sidecar.OnnxSidecar(
             format_version=sidecar.FORMAT_VERSION,

@@ -6,6 +6,8 @@ Their Python interfaces have the same shape, so the rest of `deploy` takes eithe
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from model.progress import Progress
+
 NAMES = ("tensorrt", "tensorrt_rtx")
 """In order of preference. TensorRT-RTX builds without a GPU, for GeForce and RTX GPUs only."""
 
@@ -57,3 +59,27 @@ def message_log(api: Any, *, verbose: bool = False) -> Any:
                 print(f"[{severity.name}] {message}")
 
     return MessageLog()
+
+
+def monitor(api: Any, counting: Progress) -> Any:
+    """Names the builder's phases to `counting`. An interrupt ends the build and is kept in `.interrupted`: no exception
+    may pass through the library."""
+
+    class Monitor(api.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            api.IProgressMonitor.__init__(self)
+            self.interrupted = False
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            try:
+                counting.advance(0, name[:1].lower() + name[1:])
+            except KeyboardInterrupt:
+                self.interrupted = True
+
+        def step_complete(self, name: str, step: int) -> bool:
+            return not self.interrupted
+
+        def phase_finish(self, name: str) -> None:
+            pass
+
+    return Monitor()

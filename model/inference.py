@@ -19,6 +19,7 @@ from model.evaluate import Predictor, detect, device, torch_predictor
 from model.infer_sources import Picture, class_names, find_pictures
 from model.network.postprocess import Detections
 from model.pictures import Mark, class_colour, draw
+from model.progress import track
 from model.spec import ExperimentSpec
 from model.status import StatusLog
 
@@ -55,8 +56,9 @@ def infer(
     batch_size = spec.inference.batch_size if spec.inference.batch_size > 0 else spec.dataset.batch_size
     padding = None if spec.inference.input_height and spec.inference.input_width else spec.dataset.augmentation
     broken: list[str] = []
-    for start in range(0, len(pictures), batch_size):
-        readable = list(_readable(pictures[start : start + batch_size], broken))
+    batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
+    for batch in track(batches, "labelling", len(pictures), "images", size=len):
+        readable = list(_readable(batch, broken))
         if not readable:
             continue
         items = [_item(image, spec) for _, image in readable]

@@ -15,6 +15,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Str
 
 from model.errors import SpecError
 from model.network.detr import DeformableDETR
+from model.paced import Paced
 from model.spec import ExperimentSpec, TrainSpec
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def make_trainer(spec: ExperimentSpec, where: Place, keeper: pl.Callback, *, val
         check_val_every_n_epoch=1 if short else spec.train.validation_interval,
         gradient_clip_val=spec.train.clip_grad_norm or None,
         num_sanity_val_steps=0,
-        callbacks=[keeper],
+        callbacks=[keeper, Paced()],
         plugins=[LightningEnvironment()],  # a Ray worker on a Slurm node must not be taken for a Slurm task
         deterministic="warn" if spec.train.cudnn.deterministic and gpu else None,
         benchmark=spec.train.cudnn.benchmark,

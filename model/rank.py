@@ -29,6 +29,7 @@ from model.interrupt import interruptible
 from model.keeper import OnEpoch
 from model.memory import is_out_of_memory
 from model.metrics import Measurement
+from model.progress import Progress, progress
 from model.spec import ExperimentSpec
 from model.status import StatusLog
 
@@ -49,7 +50,8 @@ def fit_in_ranks(job: Job, status: StatusLog, on_epoch: OnEpoch | None) -> Fitte
             process = _start(folder, theirs, job)
             theirs.close()
             try:
-                _follow(process, ours, on_epoch)
+                with progress("training", job.spec.train.num_epochs, "epochs") as counting:
+                    _follow(process, ours, on_epoch, counting)
             finally:
                 _end(process)
         finally:
@@ -72,7 +74,9 @@ def _start(folder: Path, link: Connection, job: Job) -> "subprocess.Popen[bytes]
     )
 
 
-def _follow(process: "subprocess.Popen[bytes]", link: Connection, on_epoch: OnEpoch | None) -> None:
+def _follow(
+    process: "subprocess.Popen[bytes]", link: Connection, on_epoch: OnEpoch | None, counting: Progress
+) -> None:
     """Passes measurements to `on_epoch` until the first rank ends; the rank waits meanwhile, as in one process."""
     while process.poll() is None:
         try:
@@ -82,8 +86,10 @@ def _follow(process: "subprocess.Popen[bytes]", link: Connection, on_epoch: OnEp
         except (EOFError, OSError):
             process.wait()
             return
+        measurement = Measurement(**message)
+        counting.reach(measurement.epoch)
         if on_epoch is not None:
-            on_epoch(Measurement(**message))
+            on_epoch(measurement)
         link.send_bytes(b"go on")
 
 

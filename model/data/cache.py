@@ -17,6 +17,7 @@ from model.data.records import ImageRecord
 from model.data.store import cache_root, digest, publish
 from model.data.transforms import decode
 from model.errors import DataError
+from model.progress import track
 
 __all__ = ["DEFAULT_LIMIT", "CachedImages", "DecodedImages", "Images", "cache_root", "open_images"]
 
@@ -117,7 +118,7 @@ def _build(records: Sequence[ImageRecord], folder: Path) -> None:
     unreadable: dict[int, str] = {}
     offset = 0
     with (folder / "pixels.bin").open("wb") as file:
-        for position in range(len(images)):
+        for position in track(range(len(images)), "decoding into the cache", len(images), "images"):
             try:
                 image = images[position]
             except DataError as error:

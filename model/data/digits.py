@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from model.progress import track
+
 SPLITS = ("train", "val", "test")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MAX_DIGITS = 3
@@ -71,7 +73,8 @@ def make_digits(
         pictures: dict[str, bytes] = {}
         rows: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for count in range(images if split == "train" else images // 4):
+        wanted = images if split == "train" else images // 4
+        for count in track(range(wanted), f"drawing {split}", wanted, "images"):
             picture, crop, drawn = _compose(split, size, scans, photos, rng)
             image_id = 1000 + 7 * count + number
             name = f"{image_id:012d}.jpg"

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from model.data.store import MARKER, cache_root, digest, publish
 from model.errors import DataError
+from model.progress import track
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
@@ -88,7 +89,7 @@ def _extract(archive: Path, folder: Path) -> None:
             opener(archive, "rb") as opened,
             tarfile.open(fileobj=_Limited(opened, limit, archive), mode="r|") as tar,  # type: ignore[call-overload]
         ):
-            for count, member in enumerate(tar, start=1):
+            for count, member in enumerate(track(tar, f"unpacking {archive.name}", unit="files"), start=1):
                 if count > MAX_FILES:
                     raise DataError(f"`{archive}` holds over {MAX_FILES} entries; extract it yourself.")
                 _extract_member(tar, member, archive, folder)
