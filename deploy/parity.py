@@ -1,7 +1,7 @@
 """Whether an exported graph says what PyTorch says. Knows two predictors and one batch of images; knows no metric."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from deploy.runtime import OnnxPredictor
 from model.batch import normalise
 from model.checkpoint import load_model
 from model.data.transforms import Sample, resize
+from model.errors import Kind
 from model.evaluate import Predictor, torch_predictor
 from model.network.detr import Prediction
 
@@ -21,6 +22,8 @@ TOLERANCE = 1e-4
 
 class ParityError(RuntimeError):
     """An exported file does not say what its checkpoint says; it must not be used."""
+
+    kind: ClassVar[Kind] = "run"
 
 
 class Parity(NamedTuple):

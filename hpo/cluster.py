@@ -113,13 +113,17 @@ def _init(address: str | None, empty: Path) -> None:
             f"RAY_ADDRESS must be a cluster that this machine is a node of, but is the client address {address}; start "
             "the command on the head node with --ray-address auto, or with `ray job submit`."
         )
+    arguments = options(address, empty)
     try:
         _call(address)
-        ray.init(**options(address, empty))
-    except (OSError, RuntimeError) as error:
-        if address is None:
-            raise
+        ray.init(**arguments)
+    except Exception as error:  # a node that does not start in time is Ray's bare Exception
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if address is None:
+            raise ClusterError(
+                f"Ray must start on this machine, but does not ({first}); free its memory and cores and try again, and "
+                "if it stays so look at the logs in the newest folder of /tmp/ray."
+            ) from error
         raise ClusterError(
             f"RAY_ADDRESS must be a Ray cluster that this machine is a node of, but {address} is not ({first}); start "
             "the command on one of its nodes, or leave RAY_ADDRESS unset to use this machine alone."

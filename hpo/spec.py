@@ -92,7 +92,7 @@ class Request:
         """This request with what its training annotations say. SpecError for what is wrong with them."""
         spec, summary, problems = _with_data(self.raw, self.spec, {})
         if problems:
-            raise SpecError(problems)
+            raise SpecError(problems, of_data=problems)
         return replace(self, spec=spec, data=summary)
 
     def space(self, facts: Mapping[str, float] | None = None) -> SearchSpace:
@@ -146,7 +146,7 @@ def read_request(
     if automl and action == "train":
         found += choice_problems(sweep.choice(), document, lambda choice: _derive(spec, choice, {}))
     if found:
-        raise SpecError(found)
+        raise SpecError(found, of_data=[place(problem, document) for problem in of_data])
     return Request(
         action=action,
         spec=spec,
@@ -157,6 +157,19 @@ def read_request(
         automl_keys=automl_keys,
         data=summary,
     )
+
+
+def salvage(path: Path | None, overrides: Sequence[str] = ()) -> Request:
+    """What can be read of a request that is wrong: without the keys that are, so with their defaults. Its rules between
+    keys are not looked at. SpecError where the file itself cannot be read."""
+    given = dict(read_document(path, overrides, {}).data)
+    given.pop(POLICY, None)
+    sweep = read_sweep(given.pop(BLOCK, None), packaged.schema("train"), [])
+    raw = absolute(given)
+    spec, sections, wrong = _structure(raw, "train")
+    for name in wrong:
+        raw = dotted.drop(raw, name)
+    return Request(action="train", spec=spec, raw=raw, sweep=sweep, policy="auto", sections=sections.parts)
 
 
 def read_document(path: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> yamlio.Document:

@@ -123,6 +123,30 @@ def _readers(source: Source) -> "Iterator[_Reader]":
         yield _Reader(file, folder)
 
 
+def content_of(file: Path) -> dict[str, Any]:
+    """The JSON object in an annotation file, whatever is in it."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(
+            f"`{file}` must be a COCO JSON file, but cannot be read: {why}; correct `json_file` or write it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"`{file}` must hold a JSON object, but holds a {type(content).__name__}; name a COCO annotation file."
+        )
+    return content
+
+
+def find_image(folder: Path, name: str) -> Path | None:
+    """`file_name` is relative to the image folder; many files repeat the folder's own name in it."""
+    candidates = [folder / name, folder / "images" / name]
+    if name.startswith(folder.name + "/"):
+        candidates.append(folder.parent / name)
+    return next((path for path in candidates if name and path.is_file()), None)
+
+
 def true_size(path: Path) -> tuple[int, int]:
     """Height and width of an image as it is seen, after its EXIF orientation, from its header."""
     try:
@@ -134,7 +158,7 @@ def true_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _size_or_unknown(path: Path) -> tuple[int, int]:
+def size_or_unknown(path: Path) -> tuple[int, int]:
     """As `true_size`; 0, 0 for what cannot be read. Whoever wants its pixels reports it."""
     try:
         return true_size(path)
@@ -149,13 +173,7 @@ class _Reader:
         self.file, self.folder = file, folder
         self.clamped = self.dropped = 0
         self._first_over: str | None = None
-        try:
-            content = json.loads(file.read_bytes())
-        except (ValueError, OSError) as error:
-            raise DataError(f"`{file}` must be a COCO JSON file, but cannot be read: {error}.") from error
-        if not isinstance(content, dict):
-            raise DataError(f"`{file}` must hold a JSON object, but holds a {type(content).__name__}.")
-        self._content: dict[str, Any] = content
+        self._content = content_of(file)
 
     def _rows(self, key: str) -> list[dict[str, Any]]:
         rows = self._content.get(key)
@@ -180,7 +198,7 @@ class _Reader:
 
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of each image as the file says them; 0, 0 where it does not."""
-        return [_stated_size(row) for row in self._images()]
+        return [stated_size(row) for row in self._images()]
 
     def most_objects(self) -> int:
         """Boxes with extent of one image, at most; crowds do not count."""
@@ -204,15 +222,15 @@ class _Reader:
         missing = []
         for row in rows:
             key = self._integer(row, "id", "images")
-            path = self._path(str(row.get("file_name", "")))
+            path = find_image(self.folder, str(row.get("file_name", "")))
             if key in found:
                 raise DataError(f"`{self.file}`: image ids must be unique, but {key} is there twice.")
             if path is None:
                 missing.append(row.get("file_name"))
                 continue
-            height, width = _stated_size(row)
+            height, width = stated_size(row)
             if not height:
-                height, width = _size_or_unknown(path)
+                height, width = size_or_unknown(path)
             found[key] = ImageRecord(key, path, height, width)
         if missing:
             raise DataError(
@@ -220,13 +238,6 @@ class _Reader:
                 f"`{missing[0]}`; correct `image_dir` or the file names."
             )
         return found
-
-    def _path(self, name: str) -> Path | None:
-        """`file_name` is relative to the image folder; many files repeat the folder's own name in it."""
-        candidates = [self.folder / name, self.folder / "images" / name]
-        if name.startswith(self.folder.name + "/"):
-            candidates.append(self.folder.parent / name)
-        return next((path for path in candidates if name and path.is_file()), None)
 
     def annotations(self, images: dict[int, ImageRecord], categories: dict[int, str]) -> tuple[Annotations, np.ndarray]:
         """All annotations sorted by image, and how many each image has (images,) int64."""
@@ -242,7 +253,7 @@ class _Reader:
             box = self._box(row, images[key])
             if box is not None:
                 given = row.get("area")
-                area = float(given) if _is_finite(given) else (box[2] - box[0]) * (box[3] - box[1])
+                area = float(given) if is_finite(given) else (box[2] - box[0]) * (box[3] - box[1])
                 per_image[position[key]].append((box, label, area, bool(row.get("iscrowd", 0))))
         rows = [row for image in per_image for row in image]
         boxes, labels, areas, crowd = zip(*rows, strict=True) if rows else ((), (), (), ())
@@ -256,13 +267,13 @@ class _Reader:
     def _box(self, row: dict[str, Any], image: ImageRecord) -> list[float] | None:
         """x0, y0, x1, y1 cut to the image; None without extent. A box that reaches over makes us look at the image."""
         given = row.get("bbox")
-        if not isinstance(given, list) or len(given) != 4 or not all(_is_finite(value) for value in given):
+        if not isinstance(given, list) or len(given) != 4 or not all(is_finite(value) for value in given):
             raise DataError(f"`{self.file}`: annotation {row.get('id')} needs a bbox of four numbers, but has {given}.")
         x, y, width, height = map(float, given)
         wanted = [x, y, x + width, y + height]
         high, wide = image.height or math.inf, image.width or math.inf
         if max(-x, -y, wanted[2] - wide, wanted[3] - high) > 0.5:
-            high, wide = _size_or_unknown(image.path)
+            high, wide = size_or_unknown(image.path)
             high, wide = high or image.height, wide or image.width
         limits = (wide, high, wide, high)
         box = [min(max(value, 0.0), float(limit)) for value, limit in zip(wanted, limits, strict=True)]
@@ -290,7 +301,7 @@ class _Reader:
         return value
 
 
-def _stated_size(row: Mapping[str, Any]) -> tuple[int, int]:
+def stated_size(row: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width in a row of `images`; 0, 0 unless both are there."""
     height, width = row.get("height"), row.get("width")
     if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
@@ -299,10 +310,10 @@ def _stated_size(row: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _has_extent(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(_is_finite(side) and side > 0 for side in box[2:])
+    return isinstance(box, list) and len(box) == 4 and all(is_finite(side) and side > 0 for side in box[2:])
 
 
-def _is_finite(value: object) -> TypeGuard[float]:
+def is_finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 

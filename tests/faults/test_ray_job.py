@@ -87,4 +87,4 @@ def test_module_of_the_user_that_hides_ours(tmp_path: Path, job_server: str) -> 
     code = "import sys; from hpo.cli import main; sys.exit(main(['train', '-e', 'spec.yaml']))"
     done = submit(job_server, folder, sys.executable, "-P", "-c", code)
     assert done.returncode != 0
-    assert "error: the package `model` must come from" in done.stdout
+    assert "error (install): the package `model` must come from" in done.stdout

@@ -46,6 +46,6 @@ def test_command_says_so_before_anything(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: the package `model` must come from")
+    assert done.stderr.startswith("error (install): the package `model` must come from")
     assert f"finds {tmp_path / 'model.py'}; rename that file" in done.stderr
     assert "Traceback" not in done.stderr
