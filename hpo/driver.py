@@ -365,8 +365,11 @@ class Driver:
         facts = {name: final.get(name) for name in ("adjustments", "seconds", "checkpoint", "costs")}
         if facts["checkpoint"] is None and (self.ledger.folder(number) / "model_best.pth").exists():
             facts["checkpoint"] = f"trials/{number}/model_best.pth"
+        if self.gpus:
+            facts |= {"gpus": self.gpus, "sweep_gpu_seconds": round(self._gpu_seconds, 3)}
         trial = self.ledger.finish(number, outcome, reason=reason, **facts)
         self._tracker.finish(trial)
+        self._tracker.progress(self.ledger.result())
         self._console.ended(trial)
         self._diagnose(trial)
 

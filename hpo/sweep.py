@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hpo import algorithms, guard, schedulers, searchers, seeding
+from hpo import algorithms, datasets, guard, schedulers, searchers, seeding
 from hpo.budget import Budget
 from hpo.cluster import Share, workers
 from hpo.console import Console
@@ -27,7 +27,7 @@ from hpo.locks import exclusive
 from hpo.result import SweepResult
 from hpo.stall import Stall
 from hpo.sweep_spec import OBJECTIVES
-from hpo.tracking import Tracker
+from hpo.tracking import About, Tracker
 from model.interrupt import interruptible
 from model.metrics import VAL_MAP50, Metric
 from model.spec import ExperimentSpec
@@ -190,8 +190,8 @@ def _drive(
     run_dir = ledger.run_dir
     tracker = tracker or Tracker(run_dir.parent, run_dir.name, note=console.note)
     driver = Driver(ledger, spec, sweep, console, tracker, clock=clock, stall=stall)
-    params = {"trials": ledger.budget, "epochs": spec.train.num_epochs, "searcher": sweep.searcher}
-    tracker.begin({**params, "scheduler": sweep.scheduler, "metric": ledger.metric.name}, ledger.metric)
+    tracker.describe(About(metric=ledger.metric, spec=spec.to_dict(), datasets=datasets.known(run_dir, spec)))
+    tracker.begin(_settings(ledger, spec, sweep))
     result = ledger.result()
     tracker.catch_up(result)
     state = "failed"
@@ -215,6 +215,25 @@ def _drive(
     if driver.diagnosis is not None:
         raise SweepStoppedError(driver.diagnosis)
     return result
+
+
+def _settings(ledger: Ledger, spec: ExperimentSpec, sweep: "SweepSpec") -> dict[str, Any]:
+    """What a sweep is compared with others by: its budget, those limits that are set, and how it searches."""
+    limits = {name: getattr(sweep, name) for name in ("total_epochs", "hours", "gpu_hours", "target", "patience")}
+    return {
+        "trials": ledger.budget,
+        "epochs": spec.train.num_epochs,
+        **{name: limit for name, limit in limits.items() if limit is not None},
+        "confirm": sweep.confirm,
+        "algorithm": sweep.algorithm or f"{sweep.searcher} + {sweep.scheduler}",
+        "searcher": sweep.searcher,
+        "scheduler": sweep.scheduler,
+        "metric": ledger.metric.name,
+        "objectives": ", ".join([ledger.metric.name, *ledger.goals]),
+        "space": ledger.space_hash,
+        "seed": ledger.seed,
+        "train.seed": spec.train.seed,
+    }
 
 
 def _check_gpus(there: Share, sweep: "SweepSpec") -> None:

@@ -1,0 +1,95 @@
+"""Which data a run learns from, told by a digest: annotation files by content, images by name and size.
+
+No image is read, so a million of them take seconds. The same data in another folder has the same digest.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.spec import ExperimentSpec, Source
+
+FILE = "datasets.json"
+"""In the run folder: what the data was when the run began."""
+LENGTH = 32
+"""Of a digest; MLflow takes 36 characters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    context: str
+    """train, val or test."""
+    name: str
+    digest: str
+    source: str
+    """Paths of the annotation files."""
+
+
+def datasets_of(spec: "ExperimentSpec") -> tuple[Dataset, ...]:
+    """Of every split that the spec names. Raises OSError and DataError for data that is not there."""
+    data = spec.dataset
+    splits = {"train": data.train_data_sources, "val": data.val_data_sources, "test": (data.test_data_sources,)}
+    named = {context: [one for one in sources if one.json_file] for context, sources in splits.items()}
+    return tuple(_dataset(context, sources) for context, sources in named.items() if sources)
+
+
+def known(run_dir: Path, spec: "ExperimentSpec") -> tuple[Dataset, ...]:
+    """The datasets of a run, looked at once and kept in its folder; none where the data is gone before that."""
+    from model.errors import DataError
+
+    path = run_dir / FILE
+    if path.is_file():
+        return tuple(Dataset(**one) for one in json.loads(path.read_text(encoding="utf-8")))
+    try:
+        found = datasets_of(spec)
+    except (OSError, DataError):  # whoever trains on it says so, with the fix
+        return ()
+    partial = path.with_name(f".{FILE}.partial")
+    partial.write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return found
+
+
+def joint_digest(datasets: Sequence[Dataset]) -> str:
+    """One digest for what trials are compared on: training and validation data."""
+    digest = hashlib.sha256()
+    for one in datasets:
+        if one.context != "test":
+            digest.update(f"{one.context} {one.digest}\n".encode())
+    return digest.hexdigest()[:LENGTH]
+
+
+def _dataset(context: str, sources: "Sequence[Source]") -> Dataset:
+    from model.data.sources import annotation_files
+
+    digest, paths = hashlib.sha256(), list[Path]()
+    for source in sources:
+        assert source.json_file is not None
+        files = annotation_files(source.json_file)
+        paths += files
+        for path in files:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        if source.image_dir:
+            for line in _images(Path(source.image_dir).expanduser()):
+                digest.update(line.encode("utf-8", "surrogateescape"))
+    name = "+".join(dict.fromkeys(f"{path.parent.name}/{path.stem}" for path in paths))
+    where = "; ".join(map(str, paths))
+    return Dataset(context=context, name=name[:200], digest=digest.hexdigest()[:LENGTH], source=where[:2000])
+
+
+def _images(place: Path) -> Iterator[str]:
+    """A line for each image; an archive is one line, for its list is as long to read as all of it."""
+    if not place.is_dir():
+        yield f"archive {place.stat().st_size}\n"
+        return
+    for folder, below, files in os.walk(place):
+        below.sort()
+        for name in sorted(files):
+            path = Path(folder, name)
+            yield f"{path.relative_to(place).as_posix()} {path.stat().st_size}\n"

@@ -1,0 +1,89 @@
+"""A sweep in a page of Markdown, for whoever opens its run in MLflow: verdict, trials, what was spent, what to type.
+
+Knows the result alone, so it is the same while the sweep runs and after it ended.
+"""
+
+import re
+
+from hpo.result import Outcome, SweepResult, TrialRecord
+
+ROWS = 25
+"""Trials in the table at most."""
+
+
+def summary(result: SweepResult) -> str:
+    ended = [trial for trial in result.trials if trial.outcome is not None]
+    state = f"ended: {result.ended}" if result.ended else f"{len(ended)} of {result.budget} trials are over"
+    verdict = result.verdict() if result.ended or result.best else "No trial has completed yet."
+    lines = [
+        f"**{_plain(verdict)}**",
+        "",
+        f"The search {state}." if result.ended else f"Running or waiting: {state}.",
+        "",
+    ]
+    lines += _table(result)
+    lines += ["", "### Spent", *(f"- {_plain(line)}" for line in _spent(result)), "", "### Next", *_next(result)]
+    return "\n".join(lines)
+
+
+def progress(result: SweepResult) -> list[tuple[int, dict[str, float]]]:
+    """(finished trials, metrics of the sweep) after each trial that ended, in that order: the same whenever it is
+    asked."""
+    ended = sorted((one for one in result.trials if one.outcome is not None), key=_place)
+    found, completed, others = list[tuple[int, dict[str, float]]](), list[float](), list[float]()
+    pick = max if result.metric.goal == "maximize" else min
+    gpu_seconds = 0.0
+    for step, trial in enumerate(ended, start=1):
+        value = trial.value(result.metric)
+        if value is not None:
+            (completed if trial.outcome is Outcome.COMPLETED else others).append(value)
+        gpu_seconds = max(gpu_seconds, trial.sweep_gpu_seconds)
+        metrics = {"gpu_hours": gpu_seconds / 3600}
+        if completed or others:
+            metrics[f"best_{result.metric.name}"] = pick(completed or others)
+        found.append((step, metrics))
+    return found
+
+
+def _place(trial: TrialRecord) -> tuple[float, int]:
+    return (float("inf") if trial.end is None else trial.end, trial.number)
+
+
+def _table(result: SweepResult) -> list[str]:
+    rows = result.table()
+    if not rows:
+        return ["No trial has begun."]
+    names = [name for name in rows[0] if name != "note"]
+    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    lines += [f"| {' | '.join(_plain(row[name]) for name in names)} |" for row in rows[:ROWS]]
+    if len(rows) > ROWS:
+        lines += ["", f"{len(rows) - ROWS} more trials: `ddetr compare {result.run_dir.name}`"]
+    return lines
+
+
+def _spent(result: SweepResult) -> list[str]:
+    epochs = sum(trial.epochs for trial in (*result.trials, *result.repeats))
+    found = [f"{epochs} epochs, {result.seconds / 3600:.2g} hours by the wall"]
+    if result.gpu_seconds:
+        found.append(f"{result.gpu_seconds / 3600:.2g} GPU hours")
+    return [*found, *result.spent]
+
+
+def _next(result: SweepResult) -> list[str]:
+    run = result.run_dir
+    if not result.ended:
+        return [
+            f"- `ddetr stop {run}` ends it early and keeps the best",
+            f"- `ddetr resume {run}` goes on after a stop",
+        ]
+    return [
+        f"- `ddetr compare {run}`: trials side by side",
+        f"- `ddetr evaluate --from {run}`: the winner on the test data",
+        f"- `ddetr export --from {run}`: the winner as ONNX",
+        f"- `ddetr resume {run} --add-trials 10`: search on",
+    ]
+
+
+def _plain(text: str) -> str:
+    """Text of data and errors, without what Markdown or a table would take for its own."""
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
