@@ -16,7 +16,14 @@ BELOW = {
     "hpo": {"search_spaces", "deploy", "model", "schemas"},
 }
 ONLY_IN = {
-    "mlflow": {"hpo/mlflow_runs.py", "hpo/tracking.py"},
+    "mlflow": {
+        "hpo/mlflow_store.py",
+        "hpo/mlflow_values.py",
+        "hpo/mlflow_runs.py",
+        "hpo/mlflow_models.py",
+        "hpo/mlflow_read.py",
+        "hpo/tracking.py",
+    },
     "tensorrt": {"deploy/trt.py"},
     "tensorrt_rtx": {"deploy/trt.py"},
     # hpo/searchers.py offers a space as Ray's domains; it imports ray inside that one function.
@@ -29,6 +36,7 @@ ONLY_IN = {
         "hpo/proposals.py",
         "hpo/bayes.py",
         "hpo/evolution.py",
+        "hpo/reporting/importance.py",
     },
 }
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

@@ -1,0 +1,423 @@
+"""The plots of a report, in plotly's own form. Knows facts and colours; words and the page are elsewhere.
+
+Plain mappings rather than plotly's classes, which take a second to load and would be turned into these anyway; a test
+checks them against those classes.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from hpo.pareto import pareto
+from hpo.reporting.blocks import Figure
+from hpo.reporting.facts import Evaluation, Facts
+from hpo.reporting.importance import Importance
+from hpo.reporting.names import short_names, value_text
+from hpo.result import Outcome, TrialRecord
+from hpo.searchers import storable
+from search_spaces.space import Parameter
+
+INK, BEST, DEFAULT, OTHER, GRID = "#1f2933", "#0b63ce", "#c2410c", "#9aa5b1", "#e4e7eb"
+COLOURS = {"completed": "#0b63ce", "pruned": "#d69e2e", "infeasible": "#8b5cf6", "failed": "#c81e1e", "lost": "#c81e1e"}
+CLASSES = ("#0b63ce", "#c2410c", "#0f7b6c", "#8b5cf6", "#d69e2e", "#be185d", "#4d7c0f", "#475569", "#0e7490", "#a16207")
+SHOWN_CURVES = len(CLASSES)
+"""Classes with a curve of their own; more are not told apart."""
+AXIS = {"gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": OTHER}
+
+
+def escaped(text: str) -> str:
+    """A name from data in a text of plotly's, which understands some HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def layout(x: str, y: str, **more: Any) -> dict[str, Any]:
+    return {
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 55, "r": 15, "t": 15, "b": 50},
+        "hovermode": "closest",
+        "showlegend": False,
+        "xaxis": {**AXIS, "title": {"text": escaped(x)}, **more.pop("xaxis", {})},
+        "yaxis": {**AXIS, "title": {"text": escaped(y)}, **more.pop("yaxis", {})},
+        **more,
+    }
+
+
+LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"}
+
+
+def learning_curves(facts: Facts) -> Figure | None:
+    """The metric by epoch, a line for each trial: the winner's and the default's in colour."""
+    metric, winner = facts.result.metric.name, facts.leader
+    lines: list[dict[str, Any]] = []
+    named: list[dict[str, Any]] = []
+    for trial in (*facts.result.trials, *facts.result.repeats):
+        points = [(one.epoch, one.values[metric]) for one in trial.measurements if metric in one.values]
+        if not points:
+            continue
+        best = winner is not None and trial.number == winner.number
+        colour = DEFAULT if trial.baseline else BEST if best else OTHER
+        line = {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "x": [epoch for epoch, _ in points],
+            "y": [value for _, value in points],
+            "name": _trial_name(trial, facts),
+            "line": {"color": colour, "width": 3 if best or trial.baseline else 1.2},
+            "marker": {"size": 6 if best or trial.baseline else 4},
+            "showlegend": best or trial.baseline,
+            "hovertemplate": "%{fullData.name}<br>epoch %{x}: %{y:.4f}<extra></extra>",
+        }
+        (named if best or trial.baseline else lines).append(line)
+    if not lines and not named:
+        return None
+    says = f"{metric} after each epoch, a line for each trial; those that were stopped early are short."
+    if facts.plain:
+        says = f"{metric} after each epoch."
+    return Figure(
+        name="curves",
+        says=says,
+        data=[*lines, *named],
+        layout=layout("epoch", metric, showlegend=not facts.plain, legend=LEGEND, xaxis=_whole(facts.epochs)),
+    )
+
+
+def losses(facts: Facts) -> Figure | None:
+    """Training and validation loss of the one training of a plain run."""
+    data = []
+    for name, colour in (("train_loss", OTHER), ("val_loss", BEST)):
+        points = [(one.epoch, one.values[name]) for one in facts.result.trials[0].measurements if name in one.values]
+        if points:
+            line = {"type": "scatter", "mode": "lines+markers", "name": name, "line": {"color": colour, "width": 2}}
+            data.append({**line, "x": [epoch for epoch, _ in points], "y": [value for _, value in points]})
+    if not data:
+        return None
+    return Figure(
+        name="losses",
+        says="Training and validation loss after each epoch.",
+        data=data,
+        layout=layout("epoch", "loss", showlegend=True, legend=LEGEND, xaxis=_whole(facts.epochs)),
+    )
+
+
+def _whole(epochs: int) -> dict[str, Any]:
+    """An axis of epochs, with ticks at whole ones."""
+    ticks = {"dtick": 1} if epochs <= 12 else {"tickformat": "d"}
+    return {"range": [0.5, epochs + 0.5], **ticks}
+
+
+def parallel(facts: Facts) -> Figure | None:
+    """A line for each trial with a value, through its place on each axis of the space, the metric's the last.
+
+    Lines of plotly's plain kind: its own parallel coordinates need WebGL, which not every machine has, and name no
+    trial.
+    """
+    space, metric = facts.space, facts.result.metric
+    known = [(trial, score.mean) for trial in facts.result.trials if (score := facts.result.score(trial)) is not None]
+    if space is None or not space.parameters or len(known) < 2:
+        return None
+    names = short_names(parameter.name for parameter in space.parameters)
+    axes = [_axis(parameter) for parameter in space.parameters]
+    values = [value for _, value in known]
+    places, ticks = _linear(min(values), max(values))
+    axes.append((places, ticks))
+    labels = [*(names[parameter.name] for parameter in space.parameters), metric.name]
+    worst, best = (min(values), max(values)) if metric.goal == "maximize" else (max(values), min(values))
+    lines = []
+    for trial, value in sorted(known, key=lambda each: _weight(each[0], facts, each[1], metric.goal)):
+        point = [*(trial.sample[parameter.name] for parameter in space.parameters), value]
+        colour = _role_colour(trial, facts)
+        lines.append({
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": _trial_name(trial, facts),
+            "x": list(range(len(axes))),
+            "y": [place(each) for (place, _), each in zip(axes, point, strict=True)],
+            "text": [escaped(f"{label}: {value_text(each)}") for label, each in zip(labels, point, strict=True)],
+            "line": {
+                "color": _shade((value - worst) / (best - worst or 1.0)) if colour == OTHER else colour,
+                "width": 1.5 if colour == OTHER else 3.5,
+            },
+            "marker": {"size": 5},
+            "showlegend": colour != OTHER,
+            "hovertemplate": f"%{{fullData.name}}, {metric.name} {value:.4f}<br>%{{text}}<extra></extra>",
+        })  # fmt: skip
+    return Figure(
+        name="parallel",
+        says="A line for each trial that measured something; the bluer, the better. Axes are logarithmic where the "
+        "search is.",
+        data=lines,
+        layout=_axes_layout([escaped(label) for label in labels], [ticks for _, ticks in axes]),
+        height=430,
+        least_width=105 * len(axes),
+    )
+
+
+Ticks = list[tuple[float, str]]
+"""Place from 0 to 1 on an axis, and what stands there."""
+
+
+def _axes_layout(labels: Sequence[str], ticks: Sequence[Ticks]) -> dict[str, Any]:
+    """Upright axes at 0, 1, 2, ... with their names above and their values beside them."""
+    bars = [
+        {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": {"color": OTHER, "width": 1}, "layer": "below"}
+        for x in range(len(labels))
+    ]
+    texts = [
+        {
+            "x": x,
+            "y": y,
+            "text": text,
+            "showarrow": False,
+            "xanchor": "left",
+            "xshift": 5,
+            "font": {"size": 11, "color": "#52606d"},
+            "bgcolor": "rgba(255,255,255,0.75)",
+        }
+        for x, each in enumerate(ticks)
+        for y, text in each
+    ]
+    names = {"tickvals": list(range(len(labels))), "ticktext": labels, "tickangle": -20, "side": "top"}
+    return layout(
+        "",
+        "",
+        shapes=bars,
+        annotations=texts,
+        showlegend=True,
+        legend={"orientation": "h", "x": 0, "y": -0.03, "yanchor": "top"},
+        margin={"l": 20, "r": 55, "t": 85, "b": 30},
+        xaxis={**names, "range": [-0.1, len(labels) - 0.85], "showgrid": False, "showline": False, "automargin": False},
+        yaxis={"visible": False, "range": [-0.05, 1.05]},
+    )
+
+
+Place = Callable[[Any], float]
+
+
+def _axis(parameter: Parameter) -> tuple[Place, Ticks]:
+    """Where a value stands on the axis of a parameter, and the ticks."""
+    if parameter.choices:
+        known = [repr(storable(choice)) for choice in parameter.choices]
+        step = 1.0 / max(1, len(known) - 1)
+        ticks = [(place * step, escaped(value_text(each))) for place, each in enumerate(parameter.choices)]
+        return lambda value: known.index(repr(storable(value))) * step, ticks
+    assert parameter.low is not None
+    assert parameter.high is not None
+    if parameter.scale == "linear":
+        return _linear(parameter.low, parameter.high)
+    low, high = math.log10(parameter.low), math.log10(parameter.high)
+    span = high - low or 1.0
+    powers = [power for power in range(math.ceil(low), math.floor(high) + 1) if 0.08 < (power - low) / span < 0.92]
+    powers = powers[:: max(1, -(-len(powers) // 6))]
+    places = [low, *map(float, powers), *([high] if high > low else [])]
+    return lambda value: (math.log10(value) - low) / span, [((at - low) / span, f"{10**at:.2g}") for at in places]
+
+
+def _linear(low: float, high: float) -> tuple[Place, Ticks]:
+    span = high - low or 1.0
+    places = [low, low + span / 2, high] if high > low else [low]
+    return lambda value: (value - low) / span, [((at - low) / span, f"{at:.3g}") for at in places]
+
+
+def _weight(trial: TrialRecord, facts: Facts, value: float, goal: str) -> tuple[bool, float]:
+    """The order of drawing: the best last, and above it the winner and the default."""
+    return _role_colour(trial, facts) != OTHER, value if goal == "maximize" else -value
+
+
+def _shade(share: float) -> str:
+    """From a light grey at 0 to a blue at 1."""
+    low, high = (203, 210, 217), (62, 124, 200)
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(low, high, strict=True))
+
+
+def importances(found: Importance) -> Figure | None:
+    if not found.shares:
+        return None
+    names = short_names(name for name, _ in found.shares)
+    shares = found.shares[::-1]
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "y": [escaped(names[name]) for name, _ in shares],
+        "x": [share for _, share in shares],
+        "text": [f"{share:.0%}" for _, share in shares],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "marker": {"color": BEST},
+        "hovertemplate": "%{y}: %{x:.1%}<extra></extra>",
+    }
+    return Figure(
+        name="importance",
+        says=f"Share of the metric's variation among {found.trials} full trials that each parameter explains, by "
+        "Optuna's default evaluator. It says where a search pays, not in which direction.",
+        data=[bars],
+        layout=layout(
+            "share", "", xaxis={"tickformat": ".0%", "rangemode": "tozero"}, margin={"l": 10, "r": 45, "t": 10, "b": 45}
+        ),
+        height=90 + 30 * len(shares),
+    )
+
+
+def trade_offs(facts: Facts) -> list[Figure]:
+    """The metric against each other objective; against the seconds of training where the search had none."""
+    result = facts.result
+    known = [trial for trial in result.contenders if trial.outcome is Outcome.COMPLETED]
+    costs: Mapping[str, str] = {**result.goals} if result.goals else {"seconds": "minimize"}
+    figures = []
+    for name, goal in costs.items():
+        points = [
+            (trial, cost, score.mean)
+            for trial in known
+            if (cost := trial.seconds if name == "seconds" else trial.costs.get(name)) is not None
+            and (score := result.score(trial)) is not None
+        ]
+        if len(points) >= 2:
+            figures.append(_trade_off(facts, name, goal, points))
+    return figures
+
+
+def _trade_off(facts: Facts, name: str, goal: Any, points: Sequence[tuple[TrialRecord, float, float]]) -> Figure:
+    metric = facts.result.metric
+    if facts.result.goals:
+        numbers = {trial.number for trial in facts.result.pareto}
+        front = [point for point in points if point[0].number in numbers]
+        what = f"On the front are the trials that none beats in one of the {1 + len(facts.result.goals)} objectives "
+    else:
+        places = pareto([[value, cost] for _, cost, value in points], [metric.goal, goal])
+        front = [points[place] for place in places]
+        what = "On the front are the trials that none beats in accuracy or time "
+    front = sorted(front, key=lambda point: point[1])
+    step: dict[str, Any] = {"type": "scatter", "mode": "lines", "name": "front"}
+    step |= {"hoverinfo": "skip", "line": {"color": BEST, "width": 1.5, "dash": "dot"}}
+    step |= {"x": [x for _, x, _ in front], "y": [y for _, _, y in front]}
+    dots = {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": [x for _, x, _ in points],
+        "y": [y for _, _, y in points],
+        "text": ["default" if trial.baseline else str(trial.number) for trial, _, _ in points],
+        "textposition": "top center",
+        "textfont": {"size": 11},
+        "marker": {
+            "size": 10,
+            "color": [_role_colour(trial, facts) for trial, _, _ in points],
+            "line": {"width": 1, "color": "white"},
+        },
+        "hovertemplate": f"trial %{{text}}<br>{escaped(name)} %{{x:.4g}}<br>{metric.name} %{{y:.4f}}<extra></extra>",
+    }
+    unit = "seconds of training" if name == "seconds" else name
+    return Figure(
+        name=f"front-{name}",
+        says=f"{metric.name} against {unit}, of full trials. {what}without being worse in the rest.",
+        data=[step, dots],
+        layout=layout(unit, metric.name, xaxis={"rangemode": "normal"}),
+    )
+
+
+def timeline(facts: Facts) -> Figure | None:
+    """A bar for each stretch of a trial on a worker."""
+    trials = (*facts.result.trials, *facts.result.repeats)
+    workers = list(dict.fromkeys(
+        (one.node, one.pid) for _, one in sorted(_stretches(trials), key=lambda each: each[1].start)
+    ))  # fmt: skip
+    if not workers:
+        return None
+    nodes = list(dict.fromkeys(node for node, _ in workers))
+    now = time.time()
+    bars = []
+    for trial, one in _stretches(trials):
+        end = one.end if one.end is not None else _unknown_end(trial, one.start, now)
+        state = "running" if trial.outcome is None else trial.outcome.value
+        node = f"node {nodes.index(one.node) + 1}, " if len(nodes) > 1 else ""
+        bars.append({
+            "type": "bar",
+            "orientation": "h",
+            "y": [f"{node}pid {one.pid}"],
+            "base": [_stamp(one.start)],
+            "x": [1000 * (end - one.start)],
+            "text": [str(trial.number)],
+            "textposition": "inside",
+            "insidetextanchor": "middle",
+            "marker": {"color": COLOURS.get(state, OTHER), "line": {"color": "white", "width": 1}},
+            "hovertemplate": f"trial {trial.number}, {state}<br>%{{base}}, {end - one.start:.0f} s<extra></extra>",
+        })  # fmt: skip
+    return Figure(
+        name="timeline",
+        says="Which process ran which trial when (the machine's time). Blue trials completed, yellow ones were stopped "
+        "early, violet ones could not run, red ones failed; grey ones run.",
+        data=bars,
+        layout=layout("", "", barmode="overlay", xaxis={"type": "date"}, bargap=0.25, yaxis={"autorange": "reversed"}),
+        height=110 + 34 * len(workers),
+    )
+
+
+def _stretches(trials: Iterable[TrialRecord]) -> list[tuple[TrialRecord, Any]]:
+    return [(trial, one) for trial in trials for one in trial.attempts]
+
+
+def _unknown_end(trial: TrialRecord, start: float, now: float) -> float:
+    """Of a stretch that runs, or whose driver was killed."""
+    later = [one.start for one in trial.attempts if one.start > start]
+    if trial.outcome is None and not later:
+        return now
+    return min([*later, start + max(1.0, trial.seconds)])
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def precision_recall(evaluation: Evaluation) -> Figure | None:
+    """The classes with the most boxes, and the mean over all."""
+    if not evaluation.curves:
+        return None
+    boxes = {row["category_id"]: int(row["boxes"]) for row in evaluation.classes}
+    often = sorted(evaluation.curves, key=lambda curve: -boxes.get(str(curve["category_id"]), 0))[:SHOWN_CURVES]
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": escaped(curve["name"]),
+            "x": evaluation.recall,
+            "y": curve["precision"],
+            "line": {"color": CLASSES[place], "width": 1.6},
+            "hovertemplate": "%{fullData.name}<br>recall %{x:.2f}: precision %{y:.3f}<extra></extra>",
+        }
+        for place, curve in enumerate(often)
+    ]
+    if len(evaluation.curves) > 1:
+        columns = zip(*(curve["precision"] for curve in evaluation.curves), strict=True)
+        mean = [sum(column) / len(evaluation.curves) for column in columns]
+        data.append({**data[0], "name": "mean of all", "y": mean, "line": {"color": INK, "width": 3}})
+    left = len(evaluation.curves) - len(often)
+    more = f" The {len(often)} classes with the most boxes; {left} more count in the mean." if left else ""
+    return Figure(
+        name="precision-recall",
+        says=f"Precision at each recall, at an IoU of 0.5, on {evaluation.images} validation images.{more}",
+        data=data,
+        layout=layout(
+            "recall",
+            "precision",
+            showlegend=True,
+            legend=LEGEND,
+            xaxis={"range": [0, 1.01]},
+            yaxis={"range": [0, 1.02]},
+        ),
+    )
+
+
+def _trial_name(trial: TrialRecord, facts: Facts) -> str:
+    if trial.baseline:
+        return "the training" if facts.plain else "default"
+    if trial.repeats is not None:
+        return f"trial {trial.number}, {trial.repeats} again with another seed"
+    best = facts.leader is not None and trial.number == facts.leader.number
+    return f"trial {trial.number}" + (" (best)" if best else "")
+
+
+def _role_colour(trial: TrialRecord, facts: Facts) -> str:
+    if trial.baseline:
+        return DEFAULT
+    return BEST if facts.leader is not None and trial.number == facts.leader.number else OTHER
