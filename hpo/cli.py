@@ -2,27 +2,28 @@
 
 `ddetr` decides by policy whether to search; `deformable_detr` is the TAO-compatible spelling, the plain action only.
 Exit codes: 0 done, 1 failed, 2 wrong usage or invalid spec, 130 interrupted. A user's mistake is one paragraph without
-a traceback; what nobody foresaw keeps its traceback.
+a traceback, with its class (KINDS of model/errors.py); what nobody foresaw keeps its traceback.
 """
 
 import argparse
 import importlib
-import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from hpo import guard
+from hpo import complaints, guard
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 
 class Command(NamedTuple):
     function: str
-    """module:function, called with the parsed arguments."""
+    """module:function, called with the parsed arguments; it may return an exit code."""
     help: str
     arguments: Sequence[str]
     """Which of ARGUMENTS it takes."""
@@ -39,6 +40,7 @@ ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "yes": (("--yes", "-y"), {"action": "store_true", "help": "start without asking"}),
     "schema": (("--schema",), {"metavar": "FILE", "type": Path, "help": "any model's *.schema.json in place of ours"}),
     "json": (("--json",), {"action": "store_true", "help": "one JSON document on standard output"}),
+    "events": (("--json",), {"action": "store_true", "help": "a JSON object a line for each event, see hpo/events.py"}),
     "key": (("key",), {"metavar": "KEY", "help": "dotted, or its end where that is unique: train.optim.lr, lr"}),
     "tier": (("--tier",), {"metavar": "TIER", "help": "how much is searched: narrow, medium or wide"}),
     "params": (("--params",), {"metavar": "A,B", "help": "search exactly these; +C adds one to the tier's"}),
@@ -54,7 +56,15 @@ ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "add-trials": (("--add-trials",), {"metavar": "N", "help": "so many configurations more than it was to try"}),
     "ray-address": (("--ray-address",), {"metavar": "ADDRESS", "help": "a running Ray cluster, such as auto"}),
     "from": (("--from",), {"metavar": "RUN", "dest": "run", "help": "a finished run, or RUN/7 for its trial 7"}),
+    "to": (("--to",), {"type": Path, "metavar": "DIR", "help": "write there, not into the run"}),
     "run": (("run",), {"metavar": "RUN", "help": "a run's folder, or its id below runs/"}),
+    "compared": (("compared",), {"nargs": "+", "metavar": "RUN", "help": "a run, or RUN/7 for its trial 7; several"}),
+    "folder": (
+        ("folder",),
+        {"nargs": "?", "type": Path, "default": Path("runs"), "metavar": "DIR", "help": "default: runs"},
+    ),
+    "csv": (("--csv",), {"action": "store_true", "help": "comma-separated values on standard output"}),
+    "shell": (("shell",), {"choices": ("bash", "zsh"), "help": "of which shell"}),
     "dataset": (("dataset",), {"choices": ("digits",)}),
     "out": (("--out",), {"required": True, "type": Path, "metavar": "DIR"}),
     "classes": (("--classes",), {"choices": ("one", "ten"), "default": "one"}),
@@ -71,12 +81,20 @@ DDETR: Mapping[str, Command] = {
     "train": Command(
         "hpo.launch:train",
         "search and train, or train once, by automl_policy",
-        ("spec", "request", "no-automl", "dry-run", "yes", *SPACE, *SEARCH, "ray-address", "overrides"),
+        ("spec", "request", "no-automl", "dry-run", "yes", "events", *SPACE, *SEARCH, "ray-address", "overrides"),
     ),
     "resume": Command(
-        "hpo.launch:resume", "go on with a search after any interruption", ("run", "add-trials", "ray-address")
+        "hpo.launch:resume",
+        "go on with a search after any interruption",
+        ("run", "add-trials", "events", "ray-address"),
     ),
-    "stop": Command("hpo.launch:stop", "end a search early and keep the best", ("run",)),
+    "stop": Command("hpo.launch:stop", "end a search early and keep the best", ("run", "events")),
+    "report": Command("hpo.reporting.report:report", "write a run's report.html and report.md anew", ("run", "to")),
+    "doctor": Command(
+        "hpo.doctor:doctor",
+        "check spec, hardware, data, memory, Ray, tracking and disk, and say what to change",
+        ("spec", "json", "ray-address", "overrides"),
+    ),
     "space": Command(
         "hpo.show_space:space",
         "what is searched, what is not, and why; of any model by its schema",
@@ -87,6 +105,10 @@ DDETR: Mapping[str, Command] = {
         "what a key does, and why it is or is not searched",
         ("key", "optional spec", "schema", "overrides"),
     ),
+    "runs": Command("hpo.list_runs:list_runs", "list the runs of a results folder", ("folder", "json")),
+    "compare": Command(
+        "hpo.compare:compare", "trials side by side: what differs, metric, cost", ("compared", "json", "csv")
+    ),
     "evaluate": Command("hpo.actions:evaluate", "score a checkpoint or an ONNX file on the test data", ACTION),
     "inference": Command("hpo.actions:inference", "label and draw images", ACTION),
     "export": Command("hpo.actions:export", "checkpoint to ONNX", ACTION),
@@ -96,7 +118,20 @@ DDETR: Mapping[str, Command] = {
         "write a sample COCO set of real scanned digits",
         ("dataset", "out", "classes", "size", "images", "seed"),
     ),
+    "completion": Command("hpo.completion:completion", "print a script that completes commands and flags", ("shell",)),
 }
+GROUPS: Mapping[str, Sequence[str]] = {
+    "search and train": ("train", "resume", "stop"),
+    "look at results": ("runs", "compare", "report", "evaluate", "inference"),
+    "deploy": ("export", "gen_trt_engine"),
+    "help": ("space", "explain", "doctor", "make-data", "completion"),
+}
+"""How the commands are listed."""
+EXAMPLE = """\
+first, on sample data:
+  ddetr make-data digits --out data/digits
+  ddetr train -e experiments/quickstart.yaml --dry-run
+"""
 DIRECT: Mapping[str, Command] = {
     "train": Command("hpo.actions:train", "train once", ("spec", "overrides")),
     **{
@@ -117,26 +152,35 @@ def direct(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(program: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
-    arguments = _parse(_parser(program, commands), argv)
-    arguments.program = program
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parse(make_parser(program, commands), commands, words)
+    arguments.program, arguments.words = program, words
     _quiet()
     try:
         guard.check()
-        _function(commands[arguments.command].function)(arguments)
+        with ExitStack() as around:
+            if "events" in commands[arguments.command].arguments and arguments.json:
+                from hpo import events
+
+                around.enter_context(events.on_stdout())
+            from hpo import screen
+
+            around.enter_context(screen.working())
+            code = _function(commands[arguments.command].function)(arguments)
     except BrokenPipeError:  # `ddetr space | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
-        code = exit_code(error)
-        if code is None or arguments.debug:
+    except Exception as error:
+        foreseen = exit_code(error)
+        if foreseen is None:
+            complaints.will_end_with(error, getattr(arguments, "json", False))
             raise
-        for problem in getattr(error, "problems", [str(error)]):
-            print(f"error: {problem}", file=sys.stderr)
-        return code
-    return DONE
+        complaints.tell(error, arguments, foreseen)
+        return foreseen
+    return DONE if code is None else code
 
 
 def exit_code(error: BaseException) -> int | None:
@@ -144,7 +188,9 @@ def exit_code(error: BaseException) -> int | None:
     ours = _is_ours(type(error).__module__)
     if isinstance(error, ValueError) and (ours or _is_ours(_origin(error))):
         return WRONG
-    return FAILED if ours or isinstance(error, OSError) else None
+    if isinstance(error, ModuleNotFoundError) and not _is_ours(error.name or "hpo"):
+        return FAILED
+    return FAILED if ours or isinstance(error, OSError | MemoryError) else None
 
 
 def _origin(error: BaseException) -> str:
@@ -159,13 +205,52 @@ def _is_ours(module: str) -> bool:
     return module.split(".")[0] in ("hpo", "model", "deploy", "schemas", "search_spaces")
 
 
-def _parser(program: str, commands: Mapping[str, Command]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """Whose errors have the form of all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(WRONG, f"error (usage): {message}\n`{self.prog} --help` shows what there is\n")
+
+
+class _Version(argparse.Action):
+    """Reads the package's metadata only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"{parser.prog} {version('ddetr-automl')}")
+        parser.exit()
+
+
+class _Top(_Parser):
+    """Lists commands in groups, a line each."""
+
+    commands: Mapping[str, Command]
+
+    def format_help(self) -> str:
+        parts = [f"usage: {self.prog} COMMAND ...\n\n{self.description}\n"]
+        grouped = {name for names in GROUPS.values() for name in names}
+        groups = {**GROUPS, "more": [name for name in self.commands if name not in grouped]}
+        for title, names in groups.items():
+            lines = [f"  {name:15s} {self.commands[name].help}\n" for name in names if name in self.commands]
+            if lines:
+                parts.append(f"{title}:\n{''.join(lines)}")
+        if self.prog == "ddetr":
+            parts.append(EXAMPLE)
+        parts.append(f"{self.prog} COMMAND --help explains a command; {self.prog} --version names the version\n")
+        return "\n".join([*parts, f"{self.epilog}\n"])
+
+
+def make_parser(program: str, commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    parser = _Top(
         prog=program,
         description="Hyperparameter search, training and deployment for Deformable DETR.",
         epilog="exit codes: 0 done, 1 failed, 2 wrong usage or invalid spec, 130 interrupted",
     )
-    every = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.commands = commands
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    every = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, command in commands.items():
         one = every.add_parser(name, help=command.help, description=command.help)
         for argument in command.arguments:
@@ -176,9 +261,18 @@ def _parser(program: str, commands: Mapping[str, Command]) -> argparse.ArgumentP
     return parser
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(
+    parser: argparse.ArgumentParser, commands: Mapping[str, Command], words: Sequence[str]
+) -> argparse.Namespace:
     """The parsed arguments. argparse takes one run of `key=value` only; those after a further flag count as well."""
-    arguments, rest = parser.parse_known_args(argv)
+    if not words:
+        parser.print_help()
+        parser.exit(WRONG)
+    if not words[0].startswith("-") and words[0] not in commands:
+        likely = get_close_matches(words[0], commands, n=1)
+        hint = f"did you mean `{likely[0]}`?" if likely else f"there are {', '.join(commands)}."
+        parser.error(f"unknown command `{words[0]}`; {hint}")
+    arguments, rest = parser.parse_known_args(words)
     strange = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]
     if strange:
         known = [flag for flags, _ in ARGUMENTS.values() for flag in flags if flag.startswith("--")]
@@ -190,16 +284,16 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpa
     return arguments
 
 
-def _function(name: str) -> Callable[[argparse.Namespace], None]:
+def _function(name: str) -> Callable[[argparse.Namespace], int | None]:
     module, _, function = name.partition(":")
-    found: Callable[[argparse.Namespace], None] = getattr(importlib.import_module(module), function)
+    found: Callable[[argparse.Namespace], int | None] = getattr(importlib.import_module(module), function)
     return found
 
 
 def _quiet() -> None:
-    """Our own lines on standard output as they come; other libraries' only from warnings up; no telemetry."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    for ours in ("hpo", "model", "deploy", "search_spaces", "schemas"):
-        logging.getLogger(ours).setLevel(logging.INFO)
+    """No telemetry, and no warnings that libraries mean for those who write them."""
+    for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        warnings.filterwarnings("ignore", category=kind)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # as many as the trial's cores allow
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -15,7 +15,7 @@ from hpo import cube, schedulers
 from hpo.budget import Budget, Limit, Meter
 from hpo.console import Console
 from hpo.errors import DiskFullError
-from hpo.faults import is_disk_full
+from hpo.faults import cause_of, first_line, is_disk_full
 from hpo.ledger import Ledger
 from hpo.result import Outcome, TrialRecord
 from hpo.stall import Stall
@@ -92,7 +92,7 @@ class Driver:
         """How running trials said they ended, or why they were told to stop."""
         self._stuck: dict[int, str] = {}
         self._ends: list[tuple[Outcome, str]] = [
-            (trial.outcome, _cause(trial.reason)) for trial in ledger.result().trials if trial.outcome is not None
+            (trial.outcome, cause_of(trial.reason)) for trial in ledger.result().trials if trial.outcome is not None
         ]
         self._runs: dict[int, _Run] = {}
         self._stall = stall or Stall()
@@ -154,6 +154,7 @@ class Driver:
         if begun is not None:
             run.pid, run.node, run.heard = begun["pid"], begun["node"], self._now
             self.ledger.begun(number, pid=run.pid, node=run.node)
+            self._console.placed(number, begun.get("host", ""))
             return self._halted or run.ordered
         if run.pid is not None:
             run.silences.append(self._now - run.heard)
@@ -161,7 +162,7 @@ class Driver:
         run.heard = self._now
         if ADJUSTED in message:
             self.ledger.adjusted(number, message[ADJUSTED])
-            self._console.note(f"trial {number}: {message[ADJUSTED]}")
+            self._console.adjusted(number, message[ADJUSTED])
             return False
         if TAKEN_OVER in message:
             self.ledger.taken_over(number, [Measurement(**one) for one in message[TAKEN_OVER]])
@@ -382,11 +383,11 @@ class Driver:
 
     def _diagnose(self, trial: TrialRecord) -> None:
         assert trial.outcome is not None
-        self._ends.append((trial.outcome, _cause(trial.reason)))
+        self._ends.append((trial.outcome, cause_of(trial.reason)))
         wrong = Counter(
             cause for outcome, cause in self._ends[:FIRST_TRIALS] if outcome in (Outcome.FAILED, Outcome.LOST)
         )
-        cause = _cause(trial.reason)
+        cause = cause_of(trial.reason)
         if wrong[cause] >= SAME_CAUSE and len(self._ends) <= FIRST_TRIALS:
             self.diagnosis = (
                 f"{wrong[cause]} of the first {len(self._ends)} trials failed with one cause, so the sweep stopped: "
@@ -399,21 +400,12 @@ class Driver:
     def _disk_full(self, said: str) -> DiskFullError:
         run = self.ledger.run_dir
         return DiskFullError(
-            f"the disk of {run} must have room for checkpoints and the study, but it is full ({_first_line(said)}); "
+            f"the disk of {run} must have room for checkpoints and the study, but it is full ({first_line(said)}); "
             f"free some, for example old runs in {run.parent}, then `ddetr resume {run}` goes on without a loss."
         )
-
-
-def _cause(reason: str | None) -> str:
-    """A reason without its numbers and paths, so that equal causes compare equal."""
-    return re.sub(r"\(traceback in .*?\)|\d+(\.\d+)?", "", _first_line(reason or "")).strip()
 
 
 def _telling_line(text: str) -> str:
     """The line of Tune's long text that names an exception, else the first."""
     named = [re.match(r"(?:\w+\.)*(\w+(?:Error|Exception): .*)", line) for line in text.splitlines()]
-    return next((found[1] for found in named if found), _first_line(text))
-
-
-def _first_line(text: str) -> str:
-    return next((line for line in text.splitlines() if line.strip()), "")
+    return next((found[1] for found in named if found), first_line(text))

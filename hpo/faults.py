@@ -1,6 +1,7 @@
 """Which errors are the machine's and not the configuration's. Knows errors only; each predicate looks at causes too."""
 
 import errno
+import re
 from collections.abc import Iterator
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -42,3 +43,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(each))
         yield each
         each = each.__cause__ or each.__context__
+
+
+def cause_of(reason: str | None) -> str:
+    """A reason without its numbers and paths, so that equal causes compare equal."""
+    return re.sub(r"\(traceback in .*?\)|\d+(\.\d+)?", "", first_line(reason or "")).strip()
+
+
+def first_line(text: str) -> str:
+    """The first line that says something."""
+    return next((line for line in text.splitlines() if line.strip()), "")

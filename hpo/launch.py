@@ -8,15 +8,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from hpo import policy, runs
+from hpo import events, policy, runs
 from hpo.errors import RunError, SweepStoppedError
-from hpo.screen import out, say
+from hpo.screen import near, next_step, out, say
 from hpo.show_space import print_space
 from hpo.spec import read_request
 from model.spec import ExperimentSpec
@@ -25,8 +25,10 @@ from schemas.structure import structure, unstructure
 
 if TYPE_CHECKING:
     from deploy.spec import ExportSpec, GenTrtEngineSpec
-    from hpo.result import SweepResult, TrialRecord
+    from hpo.result import Outcome, SweepResult, TrialRecord
+    from hpo.review import Review
     from model.data.coco import CocoIndex
+    from model.metrics import Measurement
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -47,13 +49,16 @@ def train(arguments: argparse.Namespace) -> None:
         space = request.space()
         print_space(space, out)
     check(request.sections["export"], request.sections["gen_trt_engine"])
-    splits = _splits(request.spec)
     root = runs.results_root(request.spec)
+    runs.check_root(root)
+    splits = _splits(request.spec)
     if search:
         from hpo.review import review_search
 
-        space, ready = review_search(request, space, splits, root)
-        if not arguments.dry_run and not _agreed(arguments, ready):
+        review = review_search(request, space, splits, root)
+        space = review.space
+        _emit_review(decision.because, review.epochs, review)
+        if not arguments.dry_run and not _agreed(arguments, review.ready):
             return
     elif arguments.dry_run:
         from hpo.review import review_plain
@@ -63,11 +68,14 @@ def train(arguments: argparse.Namespace) -> None:
         from hpo.review import print_data
 
         print_data(splits)
+    if not search:
+        _emit_review(decision.because, request.spec.train.num_epochs)
     if arguments.dry_run:
         out.print("dry run: nothing was started")
+        next_step(arguments, *(word for word in arguments.words if not _is_dry(word)))
         return
     run = runs.new_run(root, arguments.spec)
-    out.print(f"run {run}")
+    _begin(run)
     runs.write_sections(run, {name: unstructure(section) for name, section in request.sections.items()})
     if search:
         from hpo.sweep import run_sweep
@@ -75,12 +83,37 @@ def train(arguments: argparse.Namespace) -> None:
         out.print("starting MLflow and the workers; the first time takes half a minute")
         _finish_sweep(run, request.spec, run_sweep(run, request.spec, request.sweep, space))
     else:
-        _plain(run, request.spec)
+        _plain(run, request.spec, request.sweep.model_name)
+    next_step(arguments, "evaluate", "--from", near(run))
+
+
+def _is_dry(word: str) -> bool:
+    """argparse takes the beginning of a flag for the flag."""
+    return len(word) > 2 and "--dry-run".startswith(word)
+
+
+def _begin(run: Path) -> None:
+    say(f"run {run}")
+    events.emit("run", folder=run)
+
+
+def _emit_review(because: str, epochs: int, review: "Review | None" = None) -> None:
+    """What is about to happen, to a program; people have read more of it."""
+    events.emit(
+        "review",
+        search=review is not None,
+        because=because,
+        parameters=[] if review is None else list(review.space.targets),
+        trials=1 if review is None else review.trials,
+        epochs=epochs,
+        seconds=None if review is None else review.seconds,
+        ready=review is None or review.ready,
+    )
 
 
 def _agreed(arguments: argparse.Namespace, ready: bool) -> bool:
     """Whether the search may start: asked on a terminal only, and not with --yes."""
-    if arguments.yes or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if arguments.yes or arguments.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
     try:
         answer = input("start? [Y/n] " if ready else "start all the same? [y/N] ").strip().lower()
@@ -96,17 +129,18 @@ def resume(arguments: argparse.Namespace) -> None:
     """Goes on with an interrupted search, or with more trials, and hands its result over."""
     _use_cluster(arguments.ray_address)
     run = _search(arguments.run, "resume")
-    out.print(f"run {run}")
+    _begin(run)
     from hpo.sweep import resume_sweep
 
     result = resume_sweep(run, add_trials=_whole("--add-trials", arguments.add_trials))
     _finish_sweep(run, _spec_of(run), result)
+    next_step(arguments, "evaluate", "--from", near(run))
 
 
 def stop(arguments: argparse.Namespace) -> None:
     """Ends a search early and keeps the best: by its own driver, which hands the winner over, or here without one."""
     run = _search(arguments.run, "stop")
-    out.print(f"run {run}")
+    _begin(run)
     from hpo.locks import exclusive
     from hpo.result import read_result
     from hpo.sweep import stop_sweep
@@ -116,12 +150,15 @@ def stop(arguments: argparse.Namespace) -> None:
     if not stop_sweep(run):
         out.print(f"no driver was at work in {run}; the search ends with what there is")
         _finish_sweep(run, _spec_of(run), read_result(run))
+        next_step(arguments, "evaluate", "--from", near(run))
         return
     out.print("told the driver; its trials stop after their running epochs")
     with exclusive(run / ".lock", wait_s=math.inf, holder="its driver"):
         result = read_result(run)
+    _emit_finished(result)
     out.print(result.verdict())
-    out.print("the command that ran the search hands the winner over")
+    out.print("the command that ran the search hands the winner over; then")
+    next_step(arguments, "evaluate", "--from", near(run))
 
 
 def _search(name: str, command: str) -> Path:
@@ -158,9 +195,21 @@ def _use_cluster(address: str | None) -> None:
 def make_data(arguments: argparse.Namespace) -> None:
     from model.data.digits import make_digits
 
+    say(f"drawing {arguments.images} training pictures, and a quarter as many for each other split, of scanned digits")
     make_digits(arguments.out, arguments.classes, arguments.size, arguments.images, arguments.seed)
     out.print(f"wrote {arguments.out}/train, val and test: images.tar.gz, annotations.json, label_map.txt")
-    out.print("next: ddetr train -e experiments/quickstart.yaml")
+    next_step(arguments, "train", "-e", *_digits_spec(arguments.out, arguments.classes))
+
+
+def _digits_spec(folder: Path, classes: str) -> Iterator[str]:
+    """The quickstart's spec on data that was written to `folder`."""
+    yield "experiments/quickstart.yaml"
+    if folder.resolve() != Path("data/digits").resolve():
+        for split in ("train", "val", "test"):
+            source = f"{{image_dir: {folder}/{split}/images.tar.gz, json_file: {folder}/{split}/annotations.json}}"
+            yield f"dataset.{split}_data_sources={source if split == 'test' else f'[{source}]'}"
+    if classes == "ten":
+        yield "dataset.num_classes=11"
 
 
 def _splits(spec: ExperimentSpec) -> "dict[str, CocoIndex]":
@@ -187,33 +236,94 @@ def _splits(spec: ExperimentSpec) -> "dict[str, CocoIndex]":
     return splits
 
 
-def _plain(run: Path, spec: ExperimentSpec) -> None:
+def _plain(run: Path, spec: ExperimentSpec, model_name: str | None) -> None:
     """Trains the spec once into trials/0, as trial 0 of a search would be, tracked as one MLflow run."""
+    from hpo import datasets
     from hpo.ledger import write_spec
+    from hpo.registry import register
+    from hpo.reporting.facts import keep_epoch
+    from hpo.reporting.live import finish, reported
     from hpo.result import Outcome
-    from hpo.tracking import plain_run
+    from hpo.tracking import About, plain_run
+    from model.launch import place
     from model.train import train as train_once
 
     write_spec(spec.to_dict(), run / "spec.yaml")
     folder = run / "trials" / "0"
     write_spec(spec.to_dict(), folder / "spec.yaml")
-    tracked = plain_run(run, _columns(spec), note=out.print)
+    about = About(spec=spec.to_dict(), datasets=datasets.known(run, spec))
+    gpus = float(len(place(spec.train).gpu_ids))
+    tracked = plain_run(run, _columns(spec), about=about, gpus=gpus, note=say)
     started = time.monotonic()
+    measured: list[Measurement] = []
+
+    def heard(one: "Measurement") -> None:
+        tracked.log(one)
+        keep_epoch(run, one)
+        measured.append(one)
+        best = max(each.values["val_mAP50"] for each in measured)
+        events.emit(
+            "measured", trial=0, epoch=one.epoch, seconds=one.seconds, values=one.values, best=best, to_default=None
+        )
+
+    events.emit("started", trial=0, baseline=True, repeats=None, epochs=0, params={})
     try:
-        result = train_once(spec, folder, on_epoch=tracked.log, cpus=os.cpu_count())
+        with reported(run, say):
+            result = train_once(spec, folder, on_epoch=heard, cpus=os.cpu_count())
     except KeyboardInterrupt:
         tracked.finish(Outcome.LOST, reason="interrupted")
+        _emit_ended(Outcome.LOST, "interrupted")
         raise
     except Exception as error:
         tracked.finish(Outcome.FAILED, reason=f"{type(error).__name__}: {error}")
+        _emit_ended(Outcome.FAILED, f"{type(error).__name__}: {error}")
         raise
-    tracked.finish(Outcome.COMPLETED, checkpoint=result.best)
+    tracked.finish(Outcome.COMPLETED, checkpoint=result.best, adjustments=result.adjustments)
     best = result.best_measurement
-    if best is not None:
-        out.print(f"best epoch {best.epoch}: val_mAP50 {best.values['val_mAP50']:.4f}")
+    value = None if best is None else best.values["val_mAP50"]
+    verdict = "trained without validation data" if best is None else f"best epoch {best.epoch}: val_mAP50 {value:.4f}"
+    out.print(verdict)
+    _emit_ended(Outcome.COMPLETED, None, spec.train.num_epochs, time.monotonic() - started, value, result.best)
+    events.emit(
+        "finished", verdict=verdict, reason="all epochs", trial=0, value=value, default=value, checkpoint=result.best
+    )
     budget = {"epochs": float(spec.train.num_epochs), "seconds": round(time.monotonic() - started, 1)}
     lineage = {"run": run.name, "trial": 0, "seed": spec.train.seed, "values": {}}
     _hand_off(run, result.best, spec, budget, lineage)
+    finish(run, spec, result.best, trial=0, default=None, note=say, cpus=os.cpu_count() or 1)
+    register(
+        run,
+        spec,
+        trial=0,
+        metric="val_mAP50",
+        value=value,
+        params=_columns(spec),
+        note=say,
+        name=model_name,
+        plain=True,
+    )
+
+
+def _emit_ended(
+    outcome: "Outcome",
+    reason: str | None,
+    epochs: int | None = None,
+    seconds: float | None = None,
+    value: float | None = None,
+    checkpoint: Path | None = None,
+) -> None:
+    """Of a plain training."""
+    events.emit(
+        "ended",
+        trial=0,
+        outcome=outcome.value,
+        reason=reason,
+        epochs=epochs,
+        seconds=seconds,
+        value=value,
+        to_default=None,
+        checkpoint=checkpoint,
+    )
 
 
 def _columns(spec: ExperimentSpec) -> dict[str, Any]:
@@ -224,9 +334,12 @@ def _columns(spec: ExperimentSpec) -> dict[str, Any]:
 
 
 def _finish_sweep(run: Path, spec: ExperimentSpec, result: "SweepResult") -> None:
+    from hpo.registry import register
+    from hpo.reporting.live import finish
     from hpo.retention import tidy
 
     best = result.best
+    _emit_finished(result)
     _print_rows("Trials", result.table())
     out.print(result.verdict())
     spent = f" ({'; '.join(result.spent)})" if len(result.spent) > 1 else ""
@@ -244,16 +357,48 @@ def _finish_sweep(run: Path, spec: ExperimentSpec, result: "SweepResult") -> Non
         "space": result.space_hash,
     }
     _hand_off(run, best.checkpoint, spec, budget, lineage)
-    _compare_on_test(spec, best, result.baseline)
+    _compare_on_test(run, spec, best, result.baseline)
+    finish(
+        run,
+        spec,
+        best.checkpoint,
+        trial=best.number,
+        default=result.default_to_compare,
+        note=say,
+        cpus=os.cpu_count() or 1,
+    )
     line = tidy(run)
     if line is not None:
         say(line)
+    register(
+        run,
+        spec,
+        trial=best.number,
+        metric=result.metric.name,
+        value=best.value(result.metric),
+        params=best.params,
+        note=say,
+    )
 
 
-def _compare_on_test(spec: ExperimentSpec, best: "TrialRecord", default: "TrialRecord | None") -> None:
+def _emit_finished(result: "SweepResult") -> None:
+    best, default = result.best, result.baseline
+    events.emit(
+        "finished",
+        verdict=result.verdict(),
+        reason=result.ended,
+        trial=None if best is None else best.number,
+        value=None if best is None else best.value(result.metric),
+        default=None if default is None else default.value(result.metric),
+        checkpoint=None if best is None else best.checkpoint,
+    )
+
+
+def _compare_on_test(run: Path, spec: ExperimentSpec, best: "TrialRecord", default: "TrialRecord | None") -> None:
     """The winner's score beside the default's, on images that chose nothing."""
     if not spec.dataset.has_test:
         return
+    from hpo.evidence import keep_test_scores
     from model.evaluate import evaluate_checkpoint
 
     given = {"dataset": {"test_data_sources": spec.to_dict()["dataset"]["test_data_sources"]}}
@@ -261,6 +406,7 @@ def _compare_on_test(spec: ExperimentSpec, best: "TrialRecord", default: "TrialR
     for name, trial in (("default", default), ("winner", best)):
         if trial is not None and trial.checkpoint is not None and trial.checkpoint.exists():
             scores[name] = evaluate_checkpoint(trial.checkpoint, given)[0].numbers["mAP50"]
+    keep_test_scores(run, scores)
     text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
     out.print(f"test mAP50: {text}" + ("" if "default" in scores else " (the default left no checkpoint)"))
 
@@ -268,19 +414,25 @@ def _compare_on_test(spec: ExperimentSpec, best: "TrialRecord", default: "TrialR
 def _hand_off(
     run: Path, checkpoint: Path, spec: ExperimentSpec, budget: Mapping[str, float], lineage: Mapping[str, Any]
 ) -> None:
-    from hpo.handoff import hand_off
-    from hpo.tracking import tracking_uri
+    from hpo.handoff import HANDOFF, hand_off
+    from hpo.mlflow_store import how_to_open, tracking_uri
 
     export, engine = _deploy_sections(run)
     out.print("handing over: ONNX, engine and their accuracy")
     delivery = hand_off(
         run, checkpoint, spec, export=export, engine=engine, budget=budget, lineage=lineage, cpus=os.cpu_count() or 1
     )
+    events.emit(
+        "handed_over",
+        handoff=run / HANDOFF,
+        files={row.form: row.file for row in delivery.rows},
+        map50={row.form: row.map50 for row in delivery.rows if row.map50 is not None},
+        split=delivery.split,
+    )
     out.print(delivery.table())
     for remark in delivery.remarks:
         say(remark)
-    out.print(f"compare trials: mlflow ui --backend-store-uri {tracking_uri(run.parent)}")
-    out.print(f"next: ddetr evaluate --from {os.path.relpath(run)}")
+    say(f"compare trials: {how_to_open(tracking_uri(run.parent))}")
 
 
 def _deploy_sections(run: Path) -> tuple["ExportSpec", "GenTrtEngineSpec"]:

@@ -69,6 +69,14 @@ class TrialRecord:
     """Further objectives by name: parameters, milliseconds of a forward, megabytes."""
     attempts: tuple[Attempt, ...] = ()
     """Which workers ran it, in the order of time; more than one after a loss or a resume."""
+    seed: int | None = None
+    """Of a repeat; None: the spec's."""
+    gpus: float = 0.0
+    """That it was trained on."""
+    end: int | None = None
+    """Its place in the order in which trials ended."""
+    sweep_gpu_seconds: float = 0.0
+    """Of all trials together, when it ended."""
 
     @property
     def epochs(self) -> int:
@@ -165,6 +173,15 @@ class SweepResult:
     def improved(self) -> bool:
         """Whether the best trial is not the default configuration."""
         return self.best is not None and not self.best.baseline
+
+    @property
+    def default_to_compare(self) -> Path | None:
+        """The default's checkpoint, where it and the winner are to be compared image by image: trials that ran with
+        several seeds are compared over those."""
+        default, again = self.baseline, {run.repeats for run in self.repeats if _counts(run)}
+        if default is None or self.best is None or not self.improved or {0, self.best.number} <= again:
+            return None
+        return default.checkpoint if default.checkpoint is not None and default.checkpoint.is_file() else None
 
     @property
     def finished(self) -> bool:
@@ -335,4 +352,8 @@ def record_of(trial: "FrozenTrial", run_dir: Path) -> TrialRecord:
         repeats=facts.get("repeats"),
         costs=facts.get("costs", {}),
         attempts=tuple(Attempt(**each) for each in facts.get("attempts", ())),
+        seed=facts.get("seed"),
+        gpus=float(facts.get("gpus", 0.0)),
+        end=facts.get("end"),
+        sweep_gpu_seconds=float(facts.get("sweep_gpu_seconds", 0.0)),
     )

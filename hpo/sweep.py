@@ -18,12 +18,13 @@ import yaml
 from hpo import algorithms, datasets, guard, schedulers, searchers, seeding
 from hpo.budget import Budget
 from hpo.cluster import Share, workers
-from hpo.console import Console
+from hpo.console import Console, for_output
 from hpo.driver import STOP_FILE, Driver
 from hpo.epochs import rescaled_space, scale
 from hpo.errors import InUseError, RunError, SweepStoppedError
 from hpo.ledger import Ledger, write_json, write_spec
 from hpo.locks import exclusive
+from hpo.reporting.live import reported
 from hpo.result import SweepResult
 from hpo.stall import Stall
 from hpo.sweep_spec import OBJECTIVES
@@ -63,7 +64,7 @@ def run_sweep(
     run_dir = run_dir.resolve()
     if (run_dir / SWEEP_FILE).exists():
         raise RunError(f"a new sweep needs a folder without one, but {run_dir} holds {SWEEP_FILE}; use `ddetr resume`.")
-    console = console or Console()
+    console = console or for_output()
     spec, adjustments = scale(spec, sweep.epochs)
     space = rescaled_space(space, spec.train.num_epochs)
     if sweep.algorithm is not None:
@@ -112,7 +113,7 @@ def resume_sweep(
         (run_dir / STOP_FILE).unlink(missing_ok=True)
         if add_trials > 0:
             _extend(ledger, spec, sweep, add_trials)
-        return _drive(ledger, spec, sweep, train, tracker, console or Console(), clock, stall)
+        return _drive(ledger, spec, sweep, train, tracker, console or for_output(), clock, stall)
 
 
 def _extend(ledger: Ledger, spec: ExperimentSpec, sweep: "SweepSpec", trials: int) -> None:
@@ -135,7 +136,7 @@ def stop_sweep(run_dir: Path) -> bool:
         (run_dir / STOP_FILE).touch()
     try:
         with _opened(run_dir) as (ledger, spec, sweep, train):
-            _drive(ledger, spec, sweep, train, None, Console(), time.monotonic, None)
+            _drive(ledger, spec, sweep, train, None, for_output(), time.monotonic, None)
             (run_dir / STOP_FILE).unlink()
             return False
     except InUseError:
@@ -198,10 +199,11 @@ def _drive(
     try:
         driver.look()
         if not driver.done:
-            with interruptible(), workers(run_dir, spec, sweep, console.note) as share:
+            with interruptible(), reported(run_dir, console.note), workers(run_dir, spec, sweep, console.note) as share:
                 driver.gpus = share.gpus
                 _check_gpus(share, sweep)
-                console.begin(result, epochs=spec.train.num_epochs, concurrent=share.concurrent)
+                left = None if sweep.hours is None else max(0.0, 3600 * sweep.hours - ledger.seconds)
+                console.begin(result, epochs=spec.train.num_epochs, share=share, seconds=left)
                 _execute(driver, share, train)
         state = "finished" if driver.diagnosis is None else "failed"
     except KeyboardInterrupt:
