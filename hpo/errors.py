@@ -53,6 +53,12 @@ class ClusterError(ValueError):
     kind: "ClassVar[Kind]" = "cluster"
 
 
+class TrackingError(RuntimeError):
+    """MLflow cannot be read, or does not know what is asked."""
+
+    kind: "ClassVar[Kind]" = "tracking"
+
+
 class ResultsDirError(ValueError):
     """The folder for results cannot be made or written."""
 

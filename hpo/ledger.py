@@ -56,6 +56,7 @@ class Ledger:
         self.run_dir, self.metric, self.budget = run_dir, Metric(**facts["metric"]), int(facts["budget"])
         self.goals: dict[str, Any] = facts.get("goals", {})
         self.seed: int = facts["seed"]
+        self.space_hash: str = facts["space"]
         self._base = spec.to_dict()
         self._space, self._study = space, study
         trials = study.get_trials(deepcopy=False)

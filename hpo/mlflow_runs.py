@@ -1,26 +1,25 @@
 """The runs of one sweep on an MLflow server, or in its database. Knows what each event means there, not when it comes.
 
 Runs are found by their tags and epochs by their step, so an event told twice changes nothing: also when the first time
-nobody knows whether it arrived. The only module that imports mlflow.
+nobody knows whether it arrived.
 """
 
 import json
-import logging
-import math
-import os
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
+from hpo import mlflow_models
+from hpo import mlflow_values as values
+from hpo.mlflow_store import connect, database_of, experiment_of, quoted, search_runs
+from hpo.mlflow_values import LAST_POINT, LAST_STEP
 from hpo.result import Outcome
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-EXPERIMENT = "ddetr"
 SWEEP, NUMBER, STATUS, EPOCHS = "sweep.id", "trial.number", "trial.status", "trial.epochs"
 RUN_STATUS = {
     "running": "RUNNING",
@@ -34,8 +33,10 @@ REFUSALS = frozenset({
     "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND",
 })  # fmt: skip
 """Answers that will be the same next time. All others may pass: a server away, starting, full, asking who we are."""
-LONGEST_TEXT = 5000
-"""Below every limit of MLflow on a parameter or a tag."""
+
+
+POINTS_AT_ONCE = 900
+"""Metrics in one request; MLflow takes a thousand."""
 
 
 class UnreachableError(Exception):
@@ -53,7 +54,9 @@ class _Run:
     params: Mapping[str, str] = field(default_factory=dict)
     status: str = "RUNNING"
     steps: set[int] | None = None
-    """Epochs that are there; None: to be asked for."""
+    """Epochs, or of the parent finished trials, that are there; None: to be asked for."""
+    datasets: frozenset[str] = frozenset()
+    """Contexts of the inputs that are there."""
 
     def says(self, status: str, tags: Mapping[str, str]) -> bool:
         """Whether this state was the last thing written, with as many epochs."""
@@ -96,8 +99,8 @@ class MlflowRuns:
 
     def _connected(self) -> "MlflowClient":
         if self._api is None:
-            client = _connect(self.uri)
-            self._experiment = _experiment(client, self._root, self.uri)
+            client = connect(self.uri)
+            self._experiment = experiment_of(client, self._root, self.uri)
             self._find(client)
             self._api = client
         return self._api
@@ -105,11 +108,17 @@ class MlflowRuns:
     def _tell(self, client: "MlflowClient", event: Mapping[str, Any]) -> None:
         match event["do"]:
             case "begin":
-                self._begin(client, event["params"], event["metric"])
+                self._begin(client, event)
             case "trial":
                 self._trial(client, event)
             case "epoch":
                 self._epoch(client, event["number"], event["measurement"])
+            case "progress":
+                self._progress(client, event)
+            case "files":
+                self._files(client, event)
+            case "model":
+                self._model(client, event)
             case "end":
                 self._end(client, event)
 
@@ -117,7 +126,7 @@ class MlflowRuns:
         """Learns which runs there are. A request that was given up may still have been carried out, so there may be two
         of one: the one that holds more stays."""
         groups: dict[int, list[Any]] = {}
-        for run in _search(client, self._experiment, f"tags.`{SWEEP}` = '{_quoted(self._id)}'"):
+        for run in search_runs(client, self._experiment, f"tags.`{SWEEP}` = '{quoted(self._id)}'"):
             groups.setdefault(int(run.data.tags.get(NUMBER, -1)), []).append(run)
         self._parent, self._children = None, {}
         for number, runs in groups.items():
@@ -125,20 +134,33 @@ class MlflowRuns:
             for other in others:
                 client.delete_run(other.info.run_id)
             found = _Run(first.info.run_id, first.data.tags, first.data.params, first.info.status)
+            found.datasets = values.contexts(first)
             if number < 0:
                 self._parent = found
             else:
                 self._children[number] = found
 
-    def _begin(self, client: "MlflowClient", params: Mapping[str, str], metric: Mapping[str, str]) -> None:
-        parent = self._ensure_parent(client)
+    def _begin(self, client: "MlflowClient", event: Mapping[str, Any]) -> None:
+        parent, params, metric = self._ensure_parent(client), event["params"], event["metric"]
+        tags = {"sweep.state": "running", **event.get("tags", {})}
         # A resumed sweep may have another budget, and MLflow's parameters never change.
         new = {name: value for name, value in params.items() if name not in parent.params}
-        client.log_batch(parent.id, params=_params(new), tags=_tags({"sweep.state": "running"}))
+        changed = {name: value for name, value in params.items() if parent.params.get(name, value) != value}
+        if changed:
+            tags["sweep.changed_params"] = json.dumps(changed)
+        client.log_batch(parent.id, params=values.params(new), tags=values.tags(tags))
+        parent.params = {**params, **parent.params}
         client.update_run(parent.id, status="RUNNING")
+        self._inputs(client, parent, event)
         client.set_experiment_tag(self._experiment, "mlflow.experiment.primaryMetric.name", metric["name"])
         better = str(metric["goal"] == "maximize").lower()
         client.set_experiment_tag(self._experiment, "mlflow.experiment.primaryMetric.greaterIsBetter", better)
+
+    def _inputs(self, client: "MlflowClient", run: _Run, event: Mapping[str, Any]) -> None:
+        new = [one for one in event.get("datasets", ()) if one["context"] not in run.datasets]
+        if new:
+            client.log_inputs(run.id, datasets=values.dataset_inputs(new))
+            run.datasets |= {one["context"] for one in new}
 
     def _ensure_parent(self, client: "MlflowClient") -> _Run:
         if self._parent is None:
@@ -159,7 +181,7 @@ class MlflowRuns:
             return
         if run is None:
             run = self._children[event["number"]] = self._create_child(client, event)
-        params = {name: str(value)[:LONGEST_TEXT] for name, value in event["params"].items()}
+        params = {name: str(value)[: values.LONGEST_TEXT] for name, value in event["params"].items()}
         changed = {name: value for name, value in params.items() if run.params.get(name, value) != value}
         if changed:
             tags["trial.changed_params"] = json.dumps(changed)
@@ -167,11 +189,12 @@ class MlflowRuns:
         missing = [one for one in measurements if one["epoch"] not in known]
         client.log_batch(
             run.id,
-            metrics=[point for one in missing for point in _points(one)],
-            params=_params({name: value for name, value in params.items() if name not in run.params}),
-            tags=_tags(tags),
+            metrics=[*(point for one in missing for point in values.points(one)), *values.closing(event)],
+            params=values.params({name: value for name, value in params.items() if name not in run.params}),
+            tags=values.tags(tags),
         )
         known.update(one["epoch"] for one in missing)
+        self._inputs(client, run, event)
         if status == "RUNNING":
             client.update_run(run.id, status=status)
         else:
@@ -192,85 +215,73 @@ class MlflowRuns:
             return  # made and filled when the trial ends
         known = self._steps(client, run)
         if measurement["epoch"] not in known:
-            client.log_batch(run.id, metrics=_points(measurement))
+            client.log_batch(run.id, metrics=values.points(measurement))
             known.add(measurement["epoch"])
 
-    def _steps(self, client: "MlflowClient", run: _Run) -> set[int]:
+    def _steps(self, client: "MlflowClient", run: _Run, last: str = LAST_POINT) -> set[int]:
         if run.steps is None:
-            run.steps = {point.step for point in client.get_metric_history(run.id, LAST_POINT)}
+            run.steps = {point.step for point in client.get_metric_history(run.id, last)}
         return run.steps
+
+    def _progress(self, client: "MlflowClient", event: Mapping[str, Any]) -> None:
+        parent = self._ensure_parent(client)
+        known = self._steps(client, parent, LAST_STEP)
+        missing = [(step, found) for step, found in event["points"] if step not in known]
+        points = [point for step, found in missing for point in values.sweep_points(step, found)]
+        for start in range(0, max(len(points), 1), POINTS_AT_ONCE):
+            client.log_batch(parent.id, metrics=points[start : start + POINTS_AT_ONCE], tags=values.tags(event["tags"]))
+        known.update(step for step, _ in missing)
+
+    def _whole(self, client: "MlflowClient", event: Mapping[str, Any]) -> _Run | None:
+        """The run that stands for the whole folder: the parent, or a plain training's own."""
+        return self._children.get(0) if event["plain"] else self._ensure_parent(client)
+
+    def _files(self, client: "MlflowClient", event: Mapping[str, Any]) -> None:
+        """Those that are there. Whatever is wrong with a store of files, the numbers after it must get through."""
+        run = self._whole(client, event)
+        if run is None:
+            return
+        for name in event["files"]:
+            if (self.folder / name).is_file():
+                with _stored(name):
+                    client.log_artifact(run.id, str(self.folder / name))
+
+    def _model(self, client: "MlflowClient", event: Mapping[str, Any]) -> None:
+        run = self._whole(client, event)
+        if run is None:
+            return
+        tags = {**event["tags"], SWEEP: self._id}
+        about = {**event, "tags": tags, "served": database_of(self.uri) is None}
+        with _stored(event["file"]):
+            address = mlflow_models.register(client, self._experiment, run.id, self.folder, about)
+        if address is not None:
+            known = client.get_run(run.id).data.metrics
+            points = [point for name, value in event["metrics"].items() if known.get(name) != value
+                      for point in values.single(name, value, event["trial"])]  # fmt: skip
+            model = {
+                "sweep.model": address,
+                "sweep.model_alias": event["alias"],
+                "sweep.model_trial": str(event["trial"]),
+            }
+            client.log_batch(run.id, metrics=points, tags=values.tags(model))
 
     def _end(self, client: "MlflowClient", event: Mapping[str, Any]) -> None:
         self._find(client)
         parent = self._ensure_parent(client)
-        for name, value in event["metrics"].items():
-            client.log_metric(parent.id, name, value, step=event["step"])
-        client.log_batch(parent.id, tags=_tags(event["tags"]))
+        client.log_batch(parent.id, tags=values.tags(event["tags"]))
         client.set_terminated(parent.id, event["status"])
 
 
-LAST_POINT = "seconds"
-"""Every epoch has this metric, written last: an epoch that has it is complete."""
+@contextmanager
+def _stored(name: str) -> Iterator[None]:
+    """What goes wrong in a store of files has the type of whatever library reaches it."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
 
-
-def _points(measurement: Mapping[str, Any]) -> list[Any]:
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    values = dict(measurement["values"])
-    if measurement["peak_gpu_bytes"]:
-        values["peak_gpu_bytes"] = float(measurement["peak_gpu_bytes"])
-    values[LAST_POINT] = measurement["seconds"]
-    return [Metric(name, value, now, measurement["epoch"]) for name, value in values.items() if math.isfinite(value)]
-
-
-def _params(values: Mapping[str, str]) -> list[Any]:
-    from mlflow.entities import Param
-
-    return [Param(name, value[:LONGEST_TEXT]) for name, value in values.items()]
-
-
-def _tags(values: Mapping[str, str]) -> list[Any]:
-    from mlflow.entities import RunTag
-
-    return [RunTag(name, value[:LONGEST_TEXT]) for name, value in values.items()]
-
-
-def _connect(uri: str) -> "MlflowClient":
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # The queue tries again itself.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every trial
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    if urlparse(uri).scheme == "sqlite":
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(uri)
-
-
-def _experiment(client: "MlflowClient", root: Path, uri: str) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    # A server decides where artifacts go; for a local database the default would be the current folder.
-    local = None if urlparse(uri).scheme in ("http", "https") else (root / "mlartifacts").as_uri()
-    # So that the page opens on its training runs, not on its view for language models.
-    kind = {"mlflow.experimentKind": "custom_model_development"}
-    return str(client.create_experiment(EXPERIMENT, artifact_location=local, tags=kind))
-
-
-def _search(client: "MlflowClient", experiment: str, query: str) -> Iterable[Any]:
-    token = None
-    while True:
-        page = client.search_runs([experiment], query, max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "\\'")
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError):
+        raise
+    except Exception as error:
+        raise RefusedError(f"{name} cannot be stored ({type(error).__name__}: {error})") from error

@@ -114,6 +114,11 @@ class Outbox:
             self._behind = True
 
 
+def waiting(path: Path) -> int:
+    """How many events of a queue nobody has heard, whoever holds it."""
+    return len(_pending(path.read_bytes())) if path.is_file() else 0
+
+
 def _pending(text: bytes) -> deque[dict[str, Any]]:
     events: deque[dict[str, Any]] = deque()
     for line in text.splitlines():

@@ -63,6 +63,10 @@ class SweepSpec:
         None, title="Seed from", doc="A run whose best configurations are tried after the default and `points`."
     )
 
+    model_name: str | None = field(
+        None, title="Model name", doc="Of the winner in MLflow's registry. Unset: ddetr- and the spec file's name."
+    )
+
     def choice(self) -> Choice:
         return Choice(tier=self.tier, params=self.params, exclude=self.exclude, fix=self.fix, ranges=self.ranges)
 
@@ -73,6 +77,11 @@ class SweepSpec:
     def problems(self) -> list[str]:
         """The rules that hold between or inside its values, those that are broken."""
         found = []
+        if self.model_name is not None and (not self.model_name.strip() or set(self.model_name) & {*"/:"}):
+            found.append(
+                f"`automl.model_name` must be a name without / and :, as MLflow's registry takes it, but is "
+                f"{self.model_name!r}; choose another."
+            )
         known = ", ".join(OBJECTIVES)
         unknown = [name for name in self.objectives if name not in OBJECTIVES]
         if unknown or len(set(self.objectives)) != len(self.objectives):

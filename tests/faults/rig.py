@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.mlflow_runs import EXPERIMENT, RUN_STATUS
+from hpo.mlflow_runs import RUN_STATUS
+from hpo.mlflow_store import EXPERIMENT
 from hpo.result import Outcome, SweepResult, read_result
 
 HERE = Path(__file__).resolve().parent

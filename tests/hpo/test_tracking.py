@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from hpo.datasets import Dataset
 from hpo.result import Outcome, SweepResult, TrialRecord
-from hpo.tracking import EXPERIMENT, QUEUE, Tracker, plain_run
+from hpo.tracking import EXPERIMENT, QUEUE, About, Tracker, plain_run
 from model.metrics import VAL_MAP50, Measurement
 
 
@@ -30,7 +31,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def at(epoch: int) -> Measurement:
-    return Measurement(epoch=epoch, values={VAL_MAP50.name: 0.1 * epoch, "val_loss": 1.0}, seconds=2.0 * epoch)
+    values = {VAL_MAP50.name: 0.1 * epoch, "val_loss": 1.0}
+    beside = {"peak_rss_bytes": 5 << 20, "images_per_second": 12.5}
+    return Measurement(epoch=epoch, values=values, seconds=2.0 * epoch, **beside)
 
 
 def record(number: int, outcome: Outcome | None, epochs: int, reason: str | None = None) -> TrialRecord:
@@ -41,10 +44,13 @@ def record(number: int, outcome: Outcome | None, epochs: int, reason: str | None
         reason=reason,
         sample={"lr_ratio": 0.1},
         params={"train.optim.lr": 1e-4 * (number + 1)},
-        adjustments=(),
+        adjustments=("images at once 8 -> 4 (out of memory)",) if number == 1 else (),
         measurements=tuple(at(epoch) for epoch in range(1, epochs + 1)),
         seconds=1.0,
         checkpoint=Path("trials/0/model_best.pth"),
+        gpus=2.0,
+        end=None if outcome is None else number,
+        sweep_gpu_seconds=36.0 * (number + 1),
     )
 
 
@@ -53,6 +59,15 @@ TRIALS = (
     record(1, Outcome.PRUNED, 2),
     record(2, Outcome.INFEASIBLE, 0, "out of memory: one image"),
     record(3, Outcome.FAILED, 1, "ZeroDivisionError"),
+)
+
+
+ABOUT = About(
+    spec={"train": {"seed": 7, "optim": {"lr": 1e-4}, "num_epochs": 3}, "results_dir": "/somewhere"},
+    datasets=(
+        Dataset(context="train", name="train/annotations", digest="a" * 32, source="/data/train/annotations.json"),
+        Dataset(context="val", name="val/annotations", digest="b" * 32, source="/data/val/annotations.json"),
+    ),
 )
 
 
@@ -69,12 +84,14 @@ def runs(root: Path, name: str) -> tuple[MlflowClient, list[Any]]:
 
 
 def drive(tracker: Tracker) -> None:
+    tracker.describe(ABOUT)
     tracker.begin({"trials": 4})
-    for trial in TRIALS:
+    for place, trial in enumerate(TRIALS, start=1):
         tracker.child(replace(trial, outcome=None, measurements=()))
         for measurement in trial.measurements:
             tracker.log(trial.number, measurement)
         tracker.finish(trial)
+        tracker.progress(result(*TRIALS[:place]))
     tracker.end(result(*TRIALS), state="finished")
 
 
@@ -85,7 +102,34 @@ def test_shape(root: Path, tmp_path: Path) -> None:
     children = {int(run.data.tags["trial.number"]): run for run in found if run not in parents}
     assert len(parents) == 1
     assert parents[0].info.status == "FINISHED"
-    assert parents[0].data.tags["mlflow.note.content"].startswith("Nothing beat the default")
+    assert parents[0].data.tags["mlflow.note.content"].startswith("**Nothing beat the default")
+    assert parents[0].data.params == {
+        "trials": "4", "dataset.train.digest": "a" * 32, "dataset.val.digest": "b" * 32,
+    }  # fmt: skip
+    series = {name: client.get_metric_history(parents[0].info.run_id, name) for name in parents[0].data.metrics}
+    told = {name: [(point.step, round(point.value, 6)) for point in points] for name, points in series.items()}
+    assert told == {
+        "best_val_mAP50": [(step, 0.3) for step in range(1, 5)],
+        "trials_done": [(step, float(step)) for step in range(1, 5)],
+        "gpu_hours": [(step, 0.01 * step) for step in range(1, 5)],
+    }
+    for run in found:
+        inputs = {one.tags[0].value: (one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs}
+        assert inputs == {"train": ("train/annotations", "a" * 32), "val": ("val/annotations", "b" * 32)}
+        assert len(run.data.tags["dataset.digest"]) == 32
+    tags = children[1].data.tags
+    assert tags["trial.adjustments"] == "images at once 8 -> 4 (out of memory)"
+    assert json.loads(tags["trial.sample"]) == {"lr_ratio": 0.1}
+    assert (tags["seed"], tags["trial.is_baseline"], children[0].data.tags["trial.is_baseline"]) == (
+        "7",
+        "false",
+        "true",
+    )
+    assert len({child.data.tags["trial.config_hash"] for child in children.values()}) == 4
+    assert children[0].data.metrics["best_val_mAP50"] == pytest.approx(0.3)
+    assert children[0].data.metrics["gpu_hours"] == pytest.approx(2 / 3600)
+    assert children[0].data.metrics["images_per_second"] == 12.5
+    assert children[0].data.metrics["peak_memory_bytes"] == 5 << 20
     assert [children[n].info.status for n in range(4)] == ["FINISHED", "KILLED", "FAILED", "FAILED"]
     assert [children[n].data.tags["trial.status"] for n in range(4)] == ["completed", "pruned", "infeasible", "failed"]
     assert children[2].data.tags["trial.reason"] == "out of memory: one image"
@@ -167,12 +211,14 @@ def test_outage_stops_nothing(tmp_path: Path, uri: str) -> None:
     drive(Tracker(tmp_path, "e", uri=uri, note=said.append))
     assert len(said) == 2
     assert "cannot be written" in said[0]
-    events = 1 + 2 * len(TRIALS) + sum(len(trial.measurements) for trial in TRIALS) + len(TRIALS) + 1
+    epochs = sum(len(trial.measurements) for trial in TRIALS)
+    begin, during, end = 2, 3 * len(TRIALS) + epochs, len(TRIALS) + 3
+    events = begin + during + end
     assert f"has not heard {events} events; they are kept in {tmp_path / 'e' / QUEUE}" in said[1]
     run = plain_run(tmp_path / "f", {}, uri=uri, note=said.append)
     run.log(at(1))
     run.finish(Outcome.FAILED, reason="boom")
-    assert f"has not heard 3 events; they are kept in {tmp_path / 'f' / QUEUE}" in said[-1]
+    assert f"has not heard 4 events; they are kept in {tmp_path / 'f' / QUEUE}" in said[-1]
 
 
 class Store:
