@@ -55,6 +55,19 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory):
         os.environ["PYTHONPATH"] = before
 
 
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an empty database of MLflow, to be copied: making one takes seconds."""
+    from hpo.mlflow_store import connect, tracking_uri
+
+    folder = tmp_path_factory.mktemp("store")
+    uri = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    connect(tracking_uri(folder)).search_experiments()
+    if uri is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = uri
+    return folder
+
+
 @pytest.fixture
 def bowl(monkeypatch: pytest.MonkeyPatch):
     """The stand-in training, importable here as in a worker."""

@@ -18,9 +18,10 @@ from model.metrics import VAL_MAP50, Measurement
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for the module: creating one takes seconds."""
+def root(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Path) -> Path:
+    """One database for the module."""
     folder = tmp_path_factory.mktemp("results")
+    shutil.copy(mlflow_store / "mlflow.db", folder)
     drive(Tracker(folder, "first"))
     return folder
 
