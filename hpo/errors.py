@@ -77,6 +77,7 @@ UNNAMED: "Mapping[type[BaseException], Kind]" = {
 
 def kind_of(error: BaseException) -> "Kind":
     """The class of an error that a command has foreseen."""
-    unnamed = next((kind for cls, kind in UNNAMED.items() if isinstance(error, cls)), "internal")
-    kind: Kind = getattr(type(error), "kind", unnamed)
-    return kind
+    named: Kind | None = getattr(type(error), "kind", None)
+    if named is not None:
+        return named
+    return next((kind for cls, kind in UNNAMED.items() if isinstance(error, cls)), "internal")

@@ -61,6 +61,11 @@ class Review(NamedTuple):
     """As the memory of the machine bounds it."""
     ready: bool
     """Whether nothing speaks against starting."""
+    trials: int
+    epochs: int
+    """Of each."""
+    seconds: float | None = None
+    """By the wall, when no trial is stopped early; None where it was not measured."""
 
 
 def review_search(request: Request, space: SearchSpace, splits: "Mapping[str, CocoIndex]", root: Path) -> Review:
@@ -83,12 +88,12 @@ def review_search(request: Request, space: SearchSpace, splits: "Mapping[str, Co
         first = first_configurations(spec, sweep, space, root)
     _print_configurations(first, sweep.trials)
     if cost is None or share is None:
-        return Review(space, True)
+        return Review(space, True, sweep.trials, spec.train.num_epochs)
     expected = estimate(cost, spec, sweep, share)
     _print_time(expected, cost, spec, sweep, share)
     disk = Disk(checkpoint_bytes(cost.weights, spec, sweep.trials, share.concurrent), _free(root))
     _print_disk(disk, root, sweep.trials)
-    return Review(space, disk.enough)
+    return Review(space, disk.enough, sweep.trials, spec.train.num_epochs, expected.seconds)
 
 
 def review_plain(spec: ExperimentSpec, splits: "Mapping[str, CocoIndex]", root: Path) -> None:
@@ -108,6 +113,8 @@ def print_data(splits: "Mapping[str, CocoIndex]") -> None:
     """Images and boxes of each split, and boxes of each class; classes that training never sees are named."""
     import numpy as np
 
+    from model.data.remarks import remarks
+
     table = Table(title="data", title_justify="left")
     table.add_column("")
     for name in splits:
@@ -125,6 +132,8 @@ def print_data(splits: "Mapping[str, CocoIndex]") -> None:
     unseen = [f"{classes[key]} ({key})" for key in classes if not _count(counts["train"], key)]
     if unseen:
         say(f"no training box is of {_some(unseen)}: nothing is learnt of {'it' if len(unseen) == 1 else 'them'}")
+    if found := remarks(splits):
+        say(f"look closer with `ddetr doctor`: {'; '.join(found)}")
 
 
 def first_configurations(

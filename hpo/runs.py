@@ -1,6 +1,7 @@
 """Where runs lie and what they are called: `<results_dir or runs/>/<run id>`, `RUN/7` for a trial. Reads no results."""
 
 import json
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hpo.errors import RunError
+from hpo.errors import ResultsDirError, RunError
 from model.spec import ExperimentSpec
 
 HANDOFF, BEST = "handoff.json", "model_best.pth"
@@ -17,6 +18,19 @@ SECTIONS = "deploy.yaml"
 
 def results_root(spec: ExperimentSpec) -> Path:
     return Path(spec.train.results_dir or spec.results_dir or "runs").resolve()
+
+
+def check_root(root: Path) -> None:
+    """ResultsDirError where nothing can be written at `root`; makes nothing there."""
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ResultsDirError(
+            f"`results_dir` must be a folder that can be made and written, but {root} cannot ({error.strerror}); set "
+            "results_dir to another, or mend its permissions."
+        ) from None
 
 
 def new_run(root: Path, spec_file: Path) -> Path:

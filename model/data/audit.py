@@ -3,24 +3,18 @@
 Reads annotation files whole and image files in part; decodes a sample only, and says which. Prints nothing.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from model.data.classes import classes
 from model.data.files import duplicates, sampled
-from model.data.sheets import Sheet, read_sheets
+from model.data.sheets import Sheet, boxes_of, read_sheets
 from model.findings import Finding
 from model.spec import ExperimentSpec, Source
 
-FEW_BOXES = 20
-"""Of a class in training, below which little is learnt."""
-UNEVEN = 100
-"""Times as many boxes of the commonest class as of the rarest."""
 FEW_IMAGES = 50
 """To validate on, below which the metric moves by chance."""
 TINY_SHARE = 0.1
 """Of boxes below a cell of the finest feature map, from which it is more than a note."""
-NAMED = 5
-"""Classes that a finding names."""
 
 
 def audit(spec: ExperimentSpec, num_classes: int | None) -> Iterator[Finding]:
@@ -45,7 +39,7 @@ def audit(spec: ExperimentSpec, num_classes: int | None) -> Iterator[Finding]:
         yield from unread
         for sheet in sheets:
             yield from sheet.findings()
-    yield from _classes(spec, splits, num_classes)
+    yield from classes(spec, splits, num_classes)
     yield from _amounts(spec, splits)
     yield from _sizes(spec, splits)
     yield from duplicates({split: _paths(sheets) for split, sheets in splits.items()})
@@ -58,17 +52,18 @@ def _paths(sheets: Sequence[Sheet]) -> list[str]:
 
 
 def _counted(split: str, sheets: Sequence[Sheet]) -> Finding:
-    images, objects = (
-        sum(len(sheet.sizes) for sheet in sheets),
-        sum((sheet.objects for sheet in sheets), Counter[int]()),
-    )
-    boxes = _boxes(sheets)
-    with_boxes = sum(len(sheet.objects) for sheet in sheets)
-    empty = f", {images - with_boxes:,} of the images without one" if images > with_boxes else ""
-    most = f", at most {max(objects.values())} in an image" if objects else ""
-    classes = f"{len(boxes)} class{'es' if len(boxes) != 1 else ''}"
-    text = f"{split}: {images:,} images, {sum(boxes.values()):,} boxes of {classes}{most}{empty}"
+    images, filled = sum(len(sheet.sizes) for sheet in sheets), sum(len(sheet.objects) for sheet in sheets)
+    boxes = boxes_of(sheets)
+    most = _most_objects(sheets)
+    text = f"{split}: {images:,} images, {sum(boxes.values()):,} boxes of {len(boxes)} "
+    text += "class" if len(boxes) == 1 else "classes"
+    text += f", at most {most} in an image" if most else ""
+    text += f", {images - filled:,} of the images without one" if images > filled else ""
     return Finding("data", "ok", text)
+
+
+def _most_objects(sheets: Sequence[Sheet]) -> int:
+    return max((count for sheet in sheets for count in sheet.objects.values()), default=0)
 
 
 def _unnamed(split: str) -> Finding:
@@ -81,115 +76,10 @@ def _unnamed(split: str) -> Finding:
     )  # fmt: skip
 
 
-def _boxes(sheets: Sequence[Sheet]) -> Counter[int]:
-    return sum((sheet.boxes for sheet in sheets), Counter[int]())
-
-
-def _classes(spec: ExperimentSpec, splits: Mapping[str, Sequence[Sheet]], num_classes: int | None) -> Iterator[Finding]:
-    """Ids, names and boxes of classes within and between the splits."""
-    names: dict[int, str] = {}
-    for split, sheets in splits.items():
-        for sheet in sheets:
-            for key, name in sheet.categories.items():
-                if names.setdefault(key, name) != name:
-                    yield Finding(
-                        "data", "problem",
-                        f"{split}: `{sheet.file}`: category {key} is `{name}`, but an earlier file calls it "
-                        f"`{names[key]}`",
-                        "give all files the same ids and names",
-                    )  # fmt: skip
-    if not names:
-        return
-    highest = max(names)
-    if num_classes is not None and highest >= num_classes:
-        yield Finding(
-            "data", "problem",
-            f"every category id must be below `dataset.num_classes`, but there is id {highest} (`{names[highest]}`) "
-            f"and num_classes={num_classes}",
-            f"set dataset.num_classes={highest + 1} (the largest id plus one), or leave it out",
-        )  # fmt: skip
-    elif num_classes is not None and num_classes > highest + 1:
-        yield Finding(
-            "data", "note",
-            f"`dataset.num_classes` is {num_classes}, but the largest category id is {highest}: "
-            f"{num_classes - highest - 1} outputs learn nothing",
-            f"set dataset.num_classes={highest + 1}, or leave it out; weights of another size must then be fitted anew",
-        )  # fmt: skip
-    gaps = [key for key in range(1, highest) if key not in names]
-    if gaps:
-        yield Finding(
-            "data", "note",
-            f"category ids go up to {highest}, and not all below it are used ({_some(gaps)} are not): ids stay as they "
-            "are, and their outputs learn nothing",
-            "nothing, or number the categories from 1 on without gaps in all files",
-        )  # fmt: skip
-    yield from _evaluated(spec.dataset.eval_class_ids, names)
-    counts = {split: _boxes(sheets) for split, sheets in splits.items()}
-    if "train" in counts:
-        yield from _learnt(names, counts)
-
-
-def _evaluated(ids: Sequence[int] | None, names: Mapping[int, str]) -> Iterator[Finding]:
-    if ids and not set(ids) <= set(names):
-        yield Finding(
-            "data", "problem",
-            f"`dataset.eval_class_ids` must be category ids of the annotations, but is {list(ids)} and they have "
-            f"{_some(sorted(names))}",
-            "leave it out to evaluate all",
-        )  # fmt: skip
-    elif ids and tuple(ids) == (1,) and len(names) > 1:
-        yield Finding(
-            "data", "warning",
-            f"`dataset.eval_class_ids` is [1], so the metric knows `{names[1]}` alone, of {len(names)} classes",
-            "leave it out to evaluate all",
-        )  # fmt: skip
-
-
-def _learnt(names: Mapping[int, str], counts: Mapping[str, Counter[int]]) -> Iterator[Finding]:
-    """Boxes of each class, where learning and scoring do not fit together."""
-    train = counts["train"]
-    if train:
-        common = [f"{names.get(key, key)} {number:,}" for key, number in train.most_common()]
-        yield Finding("data", "ok", f"train boxes of each class: {_some(common, 10)}")
-    absent = [f"{names[key]} ({key})" for key in sorted(names) if not train[key]]
-    if absent and train:
-        yield Finding(
-            "data", "warning", f"train: no box is of {_some(absent)}: nothing is learnt of {_them(absent)}",
-            f"annotate {_them(absent)}, or take {_them(absent)} out of `categories`",
-        )  # fmt: skip
-    for split, boxes in counts.items():
-        strange = [f"{names[key]} ({key})" for key in sorted(boxes) if not train[key]]
-        if split != "train" and strange and train:
-            yield Finding(
-                "data", "warning", f"{split}: boxes of {_some(strange)}, which training never sees, count as misses",
-                f"annotate {_them(strange)} in the training data too, or split the images anew",
-            )  # fmt: skip
-        unasked = [f"{names[key]} ({key})" for key in sorted(names) if train[key] and not boxes[key]]
-        if split != "train" and unasked and boxes:
-            yield Finding(
-                "data", "note", f"{split}: no box is of {_some(unasked)}, so the metric does not know {_them(unasked)}",
-                f"put images with {_them(unasked)} into {split}",
-            )  # fmt: skip
-    few = [f"{names[key]} ({train[key]})" for key in sorted(names) if 0 < train[key] < FEW_BOXES]
-    if few:
-        yield Finding(
-            "data", "warning", f"train: fewer than {FEW_BOXES} boxes of {_some(few)}", "annotate more, or join classes"
-        )
-    ordered = train.most_common()
-    if ordered and ordered[0][1] > UNEVEN * ordered[-1][1]:
-        (most, many), (least, rare) = ordered[0], ordered[-1]
-        yield Finding(
-            "data", "note", f"train: {many:,} boxes of {names[most]}, {rare:,} of {names[least]}: the rare class "
-            "counts as much in the metric and is seldom seen",
-            "collect more of it, or list its images in a file of their own with "
-            "dataset.train_sampler=uniform_sampler",
-        )  # fmt: skip
-
-
 def _amounts(spec: ExperimentSpec, splits: Mapping[str, Sequence[Sheet]]) -> Iterator[Finding]:
     """Whether there is enough of each split."""
     images = {split: sum(len(sheet.sizes) for sheet in sheets) for split, sheets in splits.items()}
-    boxes = {split: sum(_boxes(sheets).values()) for split, sheets in splits.items()}
+    boxes = {split: sum(boxes_of(sheets).values()) for split, sheets in splits.items()}
     batch = spec.dataset.batch_size * spec.train.num_gpus
     if 0 < images.get("train", 0) < spec.dataset.batch_size:
         yield Finding(
@@ -213,7 +103,7 @@ def _amounts(spec: ExperimentSpec, splits: Mapping[str, Sequence[Sheet]]) -> Ite
             "chance for merit",
             f"validate on {FEW_IMAGES} or more, or repeat the best with automl.confirm=3",
         )  # fmt: skip
-    crowded = max((n for sheets in splits.values() for sheet in sheets for n in sheet.objects.values()), default=0)
+    crowded = max(map(_most_objects, splits.values()), default=0)
     if crowded > spec.model.num_queries:
         yield Finding(
             "data", "warning",
@@ -225,7 +115,7 @@ def _amounts(spec: ExperimentSpec, splits: Mapping[str, Sequence[Sheet]]) -> Ite
 def _sizes(spec: ExperimentSpec, splits: Mapping[str, Sequence[Sheet]]) -> Iterator[Finding]:
     """Boxes that resizing makes too small to be found."""
     for split, sheets in splits.items():
-        tiny, boxes = sum(sheet.tiny for sheet in sheets), sum(_boxes(sheets).values())
+        tiny, boxes = sum(sheet.tiny for sheet in sheets), sum(boxes_of(sheets).values())
         if tiny and split != "test":
             aug, cell = spec.dataset.augmentation, sheets[0].cell
             yield Finding(
@@ -235,11 +125,3 @@ def _sizes(spec: ExperimentSpec, splits: Mapping[str, Sequence[Sheet]]) -> Itera
                 "raise dataset.augmentation.test_random_resize and scales, add stage 0 to "
                 "model.return_interm_indices, or cut the images into tiles",
             )  # fmt: skip
-
-
-def _some(names: Sequence[object], shown: int = NAMED) -> str:
-    return ", ".join(map(str, names[:shown])) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-
-
-def _them(names: Sequence[object]) -> str:
-    return "it" if len(names) == 1 else "them"

@@ -66,6 +66,11 @@ class CocoDataModule(pl.LightningDataModule):
         if self.has_validation:
             merge_categories(names, self.val_index.categories, "dataset.val_data_sources")
             self._check_evaluated(self.val_index)
+            if self.val_index.annotations.crowd.all():
+                raise DataError(
+                    "`dataset.val_data_sources` must hold boxes to score by, but its files annotate none but crowds; "
+                    "correct json_file, or leave val_data_sources out to train without a metric."
+                )
 
     @property
     def has_validation(self) -> bool:

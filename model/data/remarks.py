@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from model.data.audit import FEW_BOXES
+from model.data.classes import FEW_BOXES
 from model.data.coco import CocoIndex
 from model.data.files import same_contents
 

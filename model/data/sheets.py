@@ -94,6 +94,11 @@ class Sheet:
                 yield Finding("data", level, f"{self.split}: `{self.file}`: {number}{what}{where}", change)
 
 
+def boxes_of(sheets: Sequence[Sheet]) -> Counter[int]:
+    """Boxes of each category in all of them."""
+    return sum((sheet.boxes for sheet in sheets), Counter[int]())
+
+
 def read_sheets(
     split: str, sources: Sequence[Source], *, resize: tuple[int, int], cell: int
 ) -> tuple[list[Sheet], list[Finding]]:
