@@ -2,13 +2,15 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/searchers.py random tpe gp --seeds 20 --jobs 2
 
-A surface is a bowl in the logarithms of our narrow space (6 dimensions) or of a wide one (14, with integers and
-choices): the learning rate matters most and pulls at the backbone's ratio, noise is that of a seed, and beyond an edge
+A surface is a bowl in the logarithms of our narrow space (6 dimensions), of a wide one (14, with integers and choices)
+or of a fresh one (the narrow space of a detector from random weights, where the default stands at the low end of both
+rates): the learning rate matters most and pulls at the backbone's ratio, noise is that of a seed, and beyond an edge
 training diverges to a plateau. Where the optimum lies: `near` the default, `off` it in the learning rate (as for a
 small detector from random weights), or `far`, anywhere. What counts is the true value of the trial that looks best.
 Trials run one at a time or four at a time; the first is always the default.
 
-`--opening` compares openings of one searcher: finished trials before the model, and their spread around the default.
+`--opening` compares openings of one searcher: finished trials before the model, their spread around the default, and
+how far from the ends of a range their centre stays.
 """
 
 import argparse
@@ -54,7 +56,15 @@ WIDE = (
     (Parameter(name="optimizer", kind="categorical", choices=("AdamW", "SGD", "Adam"), default="AdamW"), 0.3),
     (Parameter(name="crop", kind="categorical", choices=(None, 640, 800), default=None), 0.15),
 )
-SPACES = {"narrow": NARROW, "wide": WIDE}
+FRESH = (
+    (_float("lr", 1e-4, 5e-3, 2e-4, "log"), 6.4),
+    (_float("backbone", 0.1, 1.0, 0.1, "log"), 2.0),
+    (_float("decay", 1e-5, 1e-3, 1e-4, "log"), 0.5),
+    (_float("dropout", 0.0, 0.4, 0.3), 0.6),
+    (_float("drop", 0.7, 0.95, 0.95), 0.5),
+    (_float("flip", 0.0, 0.5, 0.5), 0.25),
+)
+SPACES = {"narrow": NARROW, "wide": WIDE, "fresh": FRESH}
 
 
 def space(shape: str) -> SearchSpace:
@@ -132,9 +142,9 @@ def rows(args: argparse.Namespace, pool: ProcessPoolExecutor) -> Iterator[str]:
                     yield f"| {shape} | {kind} | {at_a_time} | {searcher} | {' | '.join(cells)} | {longest:.2f} s |"
 
 
-def _opening(startup: int, spread: float) -> None:
+def _opening(startup: int, spread: float, inside: float) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    proposals.Learning.startup, proposals.SPREAD = startup, spread
+    proposals.Learning.startup, proposals.SPREAD, proposals.INSIDE = startup, spread, inside
 
 
 def main() -> None:
@@ -146,12 +156,12 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="+", default=list(SPACES), choices=list(SPACES))
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--at-a-time", nargs="+", type=int, default=[1, 4])
-    now = (proposals.Learning.startup, proposals.SPREAD)
-    parser.add_argument("--opening", nargs=2, type=float, metavar=("STARTUP", "SPREAD"), default=now)
+    now = (proposals.Learning.startup, proposals.SPREAD, proposals.INSIDE)
+    parser.add_argument("--opening", nargs=3, type=float, metavar=("STARTUP", "SPREAD", "INSIDE"), default=now)
     args = parser.parse_args()
-    startup, spread = int(args.opening[0]), args.opening[1]
-    print(f"startup {startup}, spread {spread}, {args.seeds} seeds: mean ± standard error", flush=True)
-    with ProcessPoolExecutor(args.jobs, initializer=_opening, initargs=(startup, spread)) as pool:
+    startup, (spread, inside) = int(args.opening[0]), args.opening[1:]
+    print(f"startup {startup}, spread {spread}, inside {inside}, {args.seeds} seeds: mean ± standard error", flush=True)
+    with ProcessPoolExecutor(args.jobs, initializer=_opening, initargs=(startup, spread, inside)) as pool:
         for row in rows(args, pool):
             print(row, flush=True)
 
