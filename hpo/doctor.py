@@ -98,8 +98,20 @@ def doctor(arguments: argparse.Namespace) -> int:
 def _visit(arguments: argparse.Namespace, told: Callable[[str, Iterable[Finding]], list[Finding]]) -> Visit:
     visit = Visit(arguments)
     for check, look in CHECKS.items():
-        visit.found += [(check, finding) for finding in told(check, look(visit))]
+        visit.found += [(check, finding) for finding in told(check, _without_end(look, visit))]
     return visit
+
+
+def _without_end(look: Callable[[Visit], Iterator[Finding]], visit: Visit) -> Iterator[Finding]:
+    """What a check finds; a file that cannot be used ends this check, and no other."""
+    try:
+        yield from look(visit)
+    except OSError as error:
+        what = f"`{error.filename}`" if error.filename is not None else "a file"
+        yield Finding(
+            "disk", "problem", f"{what} cannot be used ({error.strerror or error}), and the rest is not looked at",
+            "correct its path, its permissions or its disk",
+        )  # fmt: skip
 
 
 def _print(check: str, findings: Iterable[Finding]) -> list[Finding]:

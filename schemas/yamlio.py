@@ -15,6 +15,7 @@ import yaml
 from schemas import dotted
 
 COMMAND_LINE = "on the command line"
+_KINDS: Mapping[type, str] = {str: "text", list: "a list", int: "a number", float: "a number", bool: "true or false"}
 
 
 class SpecFileError(ValueError):
@@ -79,7 +80,7 @@ def load(path: Path) -> Document:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SpecFileError(f"the spec file {path} cannot be read: {reason}.") from None
+        raise SpecFileError(f"the spec file {path} cannot be read: {reason}; correct its path.") from None
     return loads(text, source=path.name)
 
 
@@ -92,7 +93,10 @@ def loads(text: str, *, source: str = "spec") -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}" if mark else source
-        raise SpecFileError(f"{place}: not readable as YAML: {error.problem or error.context}.") from None
+        raise SpecFileError(
+            f"{place}: not readable as YAML: {error.problem or error.context}; correct this "
+            "line or the one before: keys are indented with spaces, `key: value`, and brackets close."
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, SpecFileError):
             raise
@@ -102,7 +106,10 @@ def loads(text: str, *, source: str = "spec") -> Document:
     if data is None:
         data, node = {}, None
     if not isinstance(data, dict):
-        raise SpecFileError(f"{source}: a spec is a group of keys, but this file holds {type(data).__name__}.")
+        raise SpecFileError(
+            f"{source}: a spec is a group of keys, but this file holds {_KINDS.get(type(data), 'a value')}; write "
+            "`key: value` lines."
+        )
     origins: dict[tuple[str, ...], str] = {}
     if node is not None:
         _note_origins(node, (), source, origins)

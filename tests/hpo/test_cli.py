@@ -33,8 +33,8 @@ def only_run(tmp_path: Path) -> Path:
 
 def test_the_surface_is_this_one() -> None:
     assert sorted(DDETR) == [
-        "completion", "doctor", "evaluate", "explain", "export", "gen_trt_engine", "inference", "make-data", "resume",
-        "space", "stop", "train",
+        "compare", "completion", "doctor", "evaluate", "explain", "export", "gen_trt_engine", "inference",
+        "make-data", "report", "resume", "runs", "space", "stop", "train",
     ]  # fmt: skip
     assert sorted(DIRECT) == ["evaluate", "export", "gen_trt_engine", "inference", "train"]
 

@@ -34,9 +34,9 @@ SOURCE = "dataset.train_data_sources=[{image_dir: %s, json_file: %s}]"
     ("words", "said"),
     [
         ("train -e nowhere.yaml", "error (spec): the spec file nowhere.yaml cannot be read: No such file"),
-        ("train -e empty", "error (spec): the spec file empty cannot be read: Is a directory"),
+        ("train -e empty", "error (spec): the spec file empty cannot be read: Is a directory; correct its path"),
         ("train -e broken.yaml", "error (spec): broken.yaml:3: not readable as YAML: "),
-        ("train -e text.yaml", "error (spec): text.yaml: a spec is a group of keys, but this file holds str"),
+        ("train -e text.yaml", "error (spec): text.yaml: a spec is a group of keys, but this file holds text; write"),
         ("train -e gear.yaml num_epochs=3", "error (spec): unknown key `num_epochs`; did you mean `train.num_epochs`?"),
         ("train -e gear.yaml results_dir=gear.yaml/x", "error (disk): `results_dir` must be a folder that can be made"),
         ("train -e gear.yaml dataset.train_data_sources=[]", "error (data): `dataset.train_data_sources` must name"),

@@ -214,6 +214,20 @@ def test_a_problem_of_the_data_alone_is_exit_1(
     assert "problem  train: `" in capsys.readouterr().out
 
 
+def test_a_file_that_cannot_be_used_ends_one_check_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(visit: doctor.Visit) -> Iterator[Finding]:
+        yield Finding("data", "ok", "so far so good")
+        raise OSError(5, "Input/output error", "/data/1.jpg")
+
+    monkeypatch.setattr(doctor, "CHECKS", {"data": torn, "spec": doctor.CHECKS["spec"]})
+    assert main(["doctor", "-e", str(faulty.write(tmp_path))]) == 1
+    shown = capsys.readouterr().out
+    assert "problem (disk) `/data/1.jpg` cannot be used (Input/output error)" in shown
+    assert "gear.yaml can be read" in shown
+
+
 def test_a_spec_that_is_not_there_leaves_the_machine_to_look_at(
     tmp_path: Path, few_checks: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

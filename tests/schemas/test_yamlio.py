@@ -44,7 +44,7 @@ def test_merge_keys_may_be_overridden() -> None:
     [
         ("a: [1, 2", "spec:1: not readable as YAML"),
         ("a: 1\n b: 2", "spec:2: not readable"),
-        ("- 1\n- 2", "a spec is a group of keys, but this file holds list"),
+        ("- 1\n- 2", "a spec is a group of keys, but this file holds a list"),
         ("a: !!python/object/apply:os.system [ls]", "spec:1: not readable"),
         ("? [1, 2]\n: 3", "not readable"),
     ],
