@@ -16,6 +16,7 @@ from typing import Any
 from hpo.mlflow_runs import RUN_STATUS
 from hpo.mlflow_store import EXPERIMENT
 from hpo.result import Outcome, SweepResult, read_result
+from hpo.summary import progress
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -169,13 +170,23 @@ def check_mlflow(run: Path, uri: str | None = None) -> None:
     assert sorted(found) == [-1, *(trial.number for trial in trials)]
     for trial in trials:
         assert trial.outcome is not None
-        info = found[trial.number].info
+        info, data = found[trial.number].info, found[trial.number].data
         assert info.status == RUN_STATUS.get(trial.outcome.value, "FAILED"), trial
-        history = client.get_metric_history(info.run_id, "seconds")
-        # By step: an epoch whose report was lost with a driver is told when its trial ends.
-        assert sorted(point.step for point in history) == [one.epoch for one in trial.measurements], trial.number
-        assert set(found[trial.number].data.params) == set(trial.params)
+        for name in {name for one in trial.measurements for name in one.values}:
+            # By step: an epoch whose report was lost with a driver is told when its trial ends.
+            history = client.get_metric_history(info.run_id, name)
+            told = sorted((point.step, point.value) for point in history)
+            assert told == [(one.epoch, one.values[name]) for one in trial.measurements], (trial.number, name)
+        assert data.params == {name: str(value) for name, value in trial.params.items()}
+        assert data.tags["trial.status"] == trial.outcome.value
+        assert {"seed", "trial.config_hash", "trial.sample", "trial.is_baseline"} <= set(data.tags)
     assert found[-1].info.status == "FINISHED"
+    assert {"spec.yaml", "space.json"} <= {each.path for each in client.list_artifacts(found[-1].info.run_id)}
+    for name in ("trials_done", f"best_{read_result(run).metric.name}", "gpu_hours"):
+        history = client.get_metric_history(found[-1].info.run_id, name)
+        steps = [(step, {"trials_done": float(step), **values}) for step, values in progress(read_result(run))]
+        expected = [(step, values[name]) for step, values in steps if name in values]
+        assert sorted((point.step, point.value) for point in history) == expected, name
 
 
 def check_whole(run: Path, budget: int, before: Mapping[int, str], *, retrained: int = 0) -> SweepResult:

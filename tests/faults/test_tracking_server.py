@@ -76,10 +76,13 @@ def test_stopped_and_started_again_in_mid_sweep(tmp_path: Path, server: Server) 
     driver.until(lambda: rig.finished(driver.run), "a finished trial")
     server.stop()
     now = len(rig.finished(driver.run))
+    stopped = time.monotonic()
     driver.until(lambda: len(rig.finished(driver.run)) >= now + 2, "two more trials without a server")
     assert (driver.run / QUEUE).stat().st_size > 0
     hold = driver.run / "hold"
     hold.touch()  # a server takes its time to start
+    while time.monotonic() < stopped + 60:
+        time.sleep(1)
     server.start()
     hold.unlink()
     driver.succeed()
@@ -90,6 +93,23 @@ def test_stopped_and_started_again_in_mid_sweep(tmp_path: Path, server: Server) 
     assert said.count("cannot be written") == 1
     assert said.count("is back") == 1
     assert "View run" not in said, "MLflow's own lines would come between ours"
+
+
+def test_driver_killed_after_six_of_ten_trials(tmp_path: Path, server: Server) -> None:
+    """Ten children afterwards, none of them running, each with the parameters and every metric of its trial."""
+    driver = rig.Driver(tmp_path, trials=10, epochs=4, epoch_s=0.2, MLFLOW_TRACKING_URI=server.uri)
+    driver.start("scheduler=none")
+    driver.until(lambda: len(rig.finished(driver.run)) >= 6, "six finished trials")
+    driver.kill()
+    before = rig.bits(driver.run, rig.finished(driver.run))
+    rig.gone(driver.workers())
+    driver.start()
+    driver.succeed()
+    rig.check_whole(driver.run, 10, before)
+    rig.check_mlflow(driver.run, server.uri)
+    found = rig.mlflow_runs(server.uri, driver.run)
+    assert sorted(found) == list(range(-1, 10))
+    assert not [run for run in found.values() if run.info.status == "RUNNING"]
 
 
 def test_away_to_the_end_and_there_for_the_resume(tmp_path: Path, server: Server) -> None:
