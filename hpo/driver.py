@@ -5,7 +5,6 @@ The ledger is told first, then MLflow and the console: what a person sees is on 
 
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hpo import cube, schedulers
 from hpo.budget import Budget, Limit, Meter
 from hpo.console import Console
+from hpo.diagnosis import FirstEnds
 from hpo.errors import DiskFullError
-from hpo.faults import cause_of, first_line, is_disk_full
+from hpo.faults import first_line, is_disk_full
 from hpo.ledger import Ledger
 from hpo.result import Outcome, TrialRecord
 from hpo.stall import Stall
@@ -31,9 +31,6 @@ RETRIES = 3
 """How often a trial whose worker died is started again."""
 STALLS = 1
 """How often a trial that was stuck is started again."""
-SAME_CAUSE = 3
-"""Failures of one cause among the first trials that stop a sweep."""
-FIRST_TRIALS = 8
 SEEDS = 2
 """Further seeds for each trial that is to be confirmed."""
 STOP_FILE = "stop"
@@ -91,9 +88,9 @@ class Driver:
         self._finals: dict[int, dict[str, Any]] = {}
         """How running trials said they ended, or why they were told to stop."""
         self._stuck: dict[int, str] = {}
-        self._ends: list[tuple[Outcome, str]] = [
-            (trial.outcome, cause_of(trial.reason)) for trial in ledger.result().trials if trial.outcome is not None
-        ]
+        self._ends = FirstEnds(
+            (trial.outcome, trial.reason) for trial in ledger.result().trials if trial.outcome is not None
+        )
         self._runs: dict[int, _Run] = {}
         self._stall = stall or Stall()
         self._silences: list[float] = []
@@ -383,16 +380,9 @@ class Driver:
 
     def _diagnose(self, trial: TrialRecord) -> None:
         assert trial.outcome is not None
-        self._ends.append((trial.outcome, cause_of(trial.reason)))
-        wrong = Counter(
-            cause for outcome, cause in self._ends[:FIRST_TRIALS] if outcome in (Outcome.FAILED, Outcome.LOST)
-        )
-        cause = cause_of(trial.reason)
-        if wrong[cause] >= SAME_CAUSE and len(self._ends) <= FIRST_TRIALS:
-            self.diagnosis = (
-                f"{wrong[cause]} of the first {len(self._ends)} trials failed with one cause, so the sweep stopped: "
-                f"{trial.reason}. When that is mended, `ddetr resume {self.ledger.run_dir}` goes on."
-            )
+        said = self._ends.add(trial.outcome, trial.reason)
+        if said is not None:
+            self.diagnosis = f"{said}. When that is mended, `ddetr resume {self.ledger.run_dir}` goes on."
 
     def _named(self, error: Exception) -> Exception:
         return self._disk_full(str(error)) if is_disk_full(error) else error

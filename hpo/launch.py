@@ -239,7 +239,7 @@ def _splits(spec: ExperimentSpec) -> "dict[str, CocoIndex]":
 def _plain(run: Path, spec: ExperimentSpec, model_name: str | None) -> None:
     """Trains the spec once into trials/0, as trial 0 of a search would be, tracked as one MLflow run."""
     from hpo import datasets
-    from hpo.ledger import write_spec
+    from hpo.files import write_spec
     from hpo.registry import register
     from hpo.reporting.facts import keep_epoch
     from hpo.reporting.live import finish, reported

@@ -7,7 +7,6 @@ the same folder again gives back all of it, also the trials that were under way.
 import dataclasses
 import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ import yaml
 from optuna.trial import TrialState
 
 from hpo.budget import Spent
+from hpo.files import write_json, write_spec
 from hpo.result import (
     STUDY_NAME,
     Outcome,
@@ -438,20 +438,3 @@ def _plain(value: Any) -> Any:
 
 def _key(params: Mapping[str, Any]) -> str:
     return json.dumps(params, sort_keys=True)
-
-
-def write_spec(spec: Mapping[str, Any], path: Path) -> None:
-    """Whole or not at all. The secret key is never written; the worker checks the values."""
-    _write(yaml.safe_dump({**spec, "encryption_key": None}, sort_keys=False), path)
-
-
-def write_json(value: Mapping[str, Any], path: Path) -> None:
-    """Whole or not at all."""
-    _write(json.dumps(value, indent=2) + "\n", path)
-
-
-def _write(text: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

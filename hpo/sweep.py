@@ -22,7 +22,8 @@ from hpo.console import Console, for_output
 from hpo.driver import STOP_FILE, Driver
 from hpo.epochs import rescaled_space, scale
 from hpo.errors import InUseError, RunError, SweepStoppedError
-from hpo.ledger import Ledger, write_json, write_spec
+from hpo.files import write_json, write_spec
+from hpo.ledger import Ledger
 from hpo.locks import exclusive
 from hpo.reporting.live import reported
 from hpo.result import SweepResult

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hpo.ledger import Ledger, write_json
+from hpo.files import write_json
+from hpo.ledger import Ledger
 from hpo.result import Outcome, read_result
 from hpo.retention import tidy
 from model.metrics import VAL_MAP50, Measurement

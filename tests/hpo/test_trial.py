@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hpo.errors import RunError
-from hpo.ledger import write_spec
+from hpo.files import write_spec
 from hpo.locks import exclusive
 from hpo.trial import DUMP, ORDERED, STACK_FILE, execute, stack_dumps
 from model.spec import ExperimentSpec

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hpo.ledger import write_spec
+from hpo.files import write_spec
 from hpo.trial import execute
 from model.spec import ExperimentSpec
 

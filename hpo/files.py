@@ -1,0 +1,26 @@
+"""The small files of a run folder, each written whole or not at all. Knows YAML and JSON; knows no study."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def write_spec(spec: Mapping[str, Any], path: Path) -> None:
+    """The secret key is never written; who reads it checks the values."""
+    write_text(yaml.safe_dump({**spec, "encryption_key": None}, sort_keys=False), path)
+
+
+def write_json(value: Mapping[str, Any], path: Path) -> None:
+    write_text(json.dumps(value, indent=2) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Beside the file, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
