@@ -42,6 +42,11 @@ def interruptible() -> Iterator[None]:
         yield
     except _Stop as stop:
         raise Interrupted(stop.number) from None
+    except SystemError as error:
+        # Where the signal comes in compiled code that does not look for exceptions, as Ray's, Python wraps it.
+        if isinstance(error.__cause__, _Stop):
+            raise Interrupted(error.__cause__.number) from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: one that Python did not install
