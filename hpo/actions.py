@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo import runs
+from hpo.screen import near, next_step, say
 from hpo.spec import Request, read_request, with_values
 from model.errors import SpecError
 
@@ -20,7 +21,7 @@ def train(arguments: argparse.Namespace) -> None:
     if (request.raw.get("train") or {}).get("keep_checkpoints") is None:
         spec = with_values(spec, {"train.keep_checkpoints": -1})  # as TAO's users expect of this command
     result = train_once(spec, _folder(request, "train", arguments), cpus=os.cpu_count())
-    print(f"wrote {result.last}")
+    say(f"wrote {near(result.last)}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -33,7 +34,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     result = score(given, folder, cpus=os.cpu_count() or 1)
     for name, value in result.numbers.items():
         print(f"{name:10s} {value:.4f}")
-    print(f"wrote {folder}/metrics.json, per_class.csv, predictions.json, worst_and_best.png")
+    say(f"wrote {near(folder)}/metrics.json, per_class.csv, predictions.json, worst_and_best.png")
+    images = "dataset.infer_data_sources.image_dir=[FOLDER]"
+    next_step(arguments, "inference", *_same(arguments, given, "evaluate", "inference"), images)
 
 
 def inference(arguments: argparse.Namespace) -> None:
@@ -44,7 +47,14 @@ def inference(arguments: argparse.Namespace) -> None:
     else:
         from model.inference import inference as label
     count = label(given, folder)
-    print(f"{count} images: wrote {folder}/labels and {folder}/images_annotated")
+    say(f"{count} images: wrote {near(folder)}/labels and {near(folder)}/images_annotated")
+    if _is_onnx(given, "inference"):
+        onnx = str(given["inference"]["checkpoint"])
+        engine = str(Path(onnx).with_suffix(".engine"))
+        files = (f"gen_trt_engine.onnx_file={near(onnx)}", f"gen_trt_engine.trt_engine={near(engine)}")
+        next_step(arguments, "gen_trt_engine", *_spec_words(arguments), *files)
+    else:
+        next_step(arguments, "export", *_same(arguments, given, "inference", "export"), *_where(arguments))
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -58,7 +68,10 @@ def export(arguments: argparse.Namespace) -> None:
         checkpoint = runs.checkpoint_of(arguments.run)
         default = section.onnx_file or str(_folder(request, "export", arguments) / "model.onnx")
         section = dataclasses.replace(section, checkpoint=str(checkpoint), onnx_file=default)
-    print(f"wrote {export_action(request.spec, section)}")
+    onnx = export_action(request.spec, section)
+    say(f"wrote {near(onnx)}")
+    files = (f"gen_trt_engine.onnx_file={near(onnx)}", f"gen_trt_engine.trt_engine={near(onnx.with_suffix('.engine'))}")
+    next_step(arguments, "gen_trt_engine", *_spec_words(arguments), *files)
 
 
 def gen_trt_engine(arguments: argparse.Namespace) -> None:
@@ -75,12 +88,16 @@ def gen_trt_engine(arguments: argparse.Namespace) -> None:
             onnx_file=section.onnx_file or str(run / "model.onnx"),
             trt_engine=section.trt_engine or str(run / "model.engine"),
         )
-    print(f"wrote {gen_trt_engine_action(section)}")
+    engine = gen_trt_engine_action(section)
+    say(f"wrote {near(engine)}")
+    onnx = str(section.onnx_file)
+    next_step(arguments, "evaluate", *_spec_words(arguments), f"evaluate.checkpoint={near(onnx)}")
 
 
 def _read(arguments: argparse.Namespace, action: str) -> Request:
     if arguments.spec is None and not arguments.run:
         raise SpecError([f"`ddetr {action}` needs a spec (-e SPEC) or a finished run (--from RUN); give one."])
+    say(f"{action}: reading {arguments.spec or arguments.run}")
     plain = arguments.program == "deformable_detr"
     request = read_request(arguments.spec, arguments.overrides, action=action, automl=not plain)
     if action == "train" and not request.states_num_classes:
@@ -88,10 +105,30 @@ def _read(arguments: argparse.Namespace, action: str) -> Request:
         request = request.with_data()
     if plain and request.automl_keys:
         keys = ", ".join(request.automl_keys)
-        print(f"{keys}: passed over; `deformable_detr` runs the plain action, `ddetr train` searches")
+        say(f"{keys}: passed over; `deformable_detr` runs the plain action, `ddetr train` searches")
     for line in request.notices():
-        print(line)
+        say(line)
     return request
+
+
+def _spec_words(arguments: argparse.Namespace) -> list[str]:
+    """How the next command names the same spec or run."""
+    return [
+        *(["-e", str(arguments.spec)] if arguments.spec is not None else []),
+        *(["--from", arguments.run] if arguments.run else []),
+    ]
+
+
+def _same(arguments: argparse.Namespace, given: Mapping[str, Any], action: str, following: str) -> list[str]:
+    """The same spec and the same checkpoint for the following action."""
+    if arguments.run:
+        return _spec_words(arguments)
+    return [*_spec_words(arguments), f"{following}.checkpoint={given[action]['checkpoint']}"]
+
+
+def _where(arguments: argparse.Namespace) -> list[str]:
+    """An export without a run must be told where to."""
+    return [] if arguments.run else ["export.onnx_file=model.onnx"]
 
 
 def _with_checkpoint(request: Request, arguments: argparse.Namespace, action: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hpo.screen import out, say
+from hpo.screen import next_step, out, say
 from hpo.show_space import Subject, range_text, read_subject, short
 from hpo.spec import BLOCK, POLICY
 from hpo.sweep_spec import SweepSpec
@@ -49,6 +49,8 @@ def explain(arguments: argparse.Namespace) -> None:
         _print(name, leaf.kind, rows, leaf.title, leaf.doc)
     else:
         _print_key(name, subject, also)
+    given = [("--schema", arguments.schema), ("-e", arguments.spec)]
+    next_step(arguments, "space", *(word for flag, file in given if file is not None for word in (flag, file)))
 
 
 def _resolved(key: str, tiers: list[list[str]]) -> tuple[str, list[str]]:

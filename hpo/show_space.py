@@ -55,6 +55,11 @@ def space(arguments: argparse.Namespace) -> None:
     print_space(subject.space, screen.out)
     if arguments.schema is not None:
         print_findings(subject.findings(), screen.out)
+        screen.next_step(arguments, "explain", "KEY", "--schema", arguments.schema)
+    elif arguments.spec is None:
+        screen.next_step(arguments, "space", "-e", "SPEC")
+    else:
+        screen.next_step(arguments, "train", *arguments.words[1:], "--dry-run")
 
 
 def read_subject(arguments: argparse.Namespace) -> Subject:

@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import platform
 import signal
 import time
 import traceback
@@ -59,7 +60,7 @@ def run_trial(config: dict[str, Any]) -> None:
         # A worker whose driver was killed may live a moment longer: two must never write one folder.
         with exclusive(out / ".lock", wait_s=60.0, holder="the worker of an earlier session"), stack_dumps(out):
             node = ray.get_runtime_context().get_node_id()
-            say({BEGUN: {"pid": os.getpid(), "node": node}})
+            say({BEGUN: {"pid": os.getpid(), "node": node, "host": platform.node()}})
             final = execute(out, config["train"], config["cpus"], say, costs=config["costs"], gpus=config["gpus"])
             say({FINAL: final})
         if final["outcome"] == "lost":

@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from model.network.detr import DeformableDETR
+    from model.progress import Work
     from model.spec import ExperimentSpec, Source
 
 TINY_SIZE = 64
@@ -191,3 +192,27 @@ def digits_spec(digits: Path) -> dict[str, Any]:
         },
         "train": {"num_epochs": 3, "activation_checkpoint": False, "optim": {"lr": 1e-3, "lr_steps": [2]}},
     }
+
+
+class Heard:
+    """Remembers what it is told of work under way."""
+
+    def __init__(self) -> None:
+        self.begins: list[Work] = []
+        self.moves: list[Work] = []
+        self.ends: list[Work] = []
+
+    def begun(self, work: "Work") -> None:
+        self.begins.append(work)
+
+    def moved(self, work: "Work") -> None:
+        self.moves.append(work)
+
+    def over(self, work: "Work") -> None:
+        self.ends.append(work)
+
+
+@pytest.fixture
+def heard() -> Heard:
+    """To be installed with `heard_by`."""
+    return Heard()

@@ -24,7 +24,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hpo.console import Console
+from hpo import screen
+from hpo.console import Lines
 from hpo.driver import Driver
 from hpo.ledger import Ledger
 from hpo.result import Outcome, read_result
@@ -41,7 +42,7 @@ EPOCHS = 10
 QUICKSTART = HERE.parents[1] / "experiments" / "quickstart.yaml"
 
 
-class Mute(Console):
+class Mute(Lines):
     def note(self, text: str) -> None:
         pass
 
@@ -65,6 +66,7 @@ class Silent:
     def child(self, trial: Any) -> None: ...
     def log(self, number: int, measurement: Any) -> None: ...
     def finish(self, trial: Any) -> None: ...
+    def progress(self, result: Any) -> None: ...
 
 
 def book(trials: int, searchers: list[str], kept: Path | None) -> None:
@@ -73,7 +75,7 @@ def book(trials: int, searchers: list[str], kept: Path | None) -> None:
     print(f"{trials} trials of {EPOCHS} epochs, {len(space.parameters)} parameters, {os.cpu_count()} cores")
 
     def driver_of(ledger: Ledger) -> Driver:
-        driver = Driver(ledger, spec, sweep, Mute(), Silent())  # type: ignore[arg-type]
+        driver = Driver(ledger, spec, sweep, Mute(screen.out), Silent())  # type: ignore[arg-type]
         driver.look()
         return driver
 
@@ -134,7 +136,7 @@ def gaps_of(run: Path, trials: int, *, reuse: bool) -> list[float]:
     tune.TuneConfig = lambda **given: real(**{**given, "reuse_actors": reuse})  # type: ignore[misc,assignment]
     try:
         space = request.space()
-        run_sweep(run, request.spec, request.sweep, space, console=Mute(), train="timed_training:train")
+        run_sweep(run, request.spec, request.sweep, space, console=Mute(screen.out), train="timed_training:train")
     finally:
         tune.TuneConfig = real  # type: ignore[misc]
     times = [json.loads((run / f"trials/{number}/times.json").read_text()) for number in range(trials)]

@@ -27,7 +27,7 @@ from sqlalchemy.engine import Engine
 
 from hpo import cluster
 from hpo import sweep as sweeping
-from hpo.console import Console
+from hpo.console import Lines
 from hpo.driver import Driver
 from hpo.sweep_spec import SweepSpec
 from hpo.trial import FINAL, execute
@@ -59,8 +59,8 @@ def no_ray(*_: Any, **__: Any) -> Iterator[Any]:
     yield cluster.Share(cpus=1, gpus=0.0, concurrent=1)
 
 
-def quiet() -> Console:
-    return Console(RichConsole(file=io.StringIO()))
+def quiet() -> Lines:
+    return Lines(RichConsole(file=io.StringIO()))
 
 
 def drive(run: Path) -> None:

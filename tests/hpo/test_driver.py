@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console as RichConsole
 
 from hpo.budget import LONGEST_STEP_S
-from hpo.console import Console
+from hpo.console import Lines
 from hpo.driver import SEEDS, STALLS, STOP_FILE, Driver, Order
 from hpo.errors import DiskFullError
 from hpo.ledger import Ledger
@@ -31,6 +31,7 @@ class Silent:
     def child(self, trial: Any) -> None: ...
     def log(self, number: int, measurement: Any) -> None: ...
     def finish(self, trial: Any) -> None: ...
+    def progress(self, result: Any) -> None: ...
 
 
 class Play:
@@ -57,7 +58,7 @@ class Play:
     def restart(self) -> None:
         """As after kill -9: nothing but what is on disk."""
         self.ledger = Ledger.open(self.run, self.spec, self.space, "random")
-        console = Console(RichConsole(file=self.said, force_terminal=False, width=300))
+        console = Lines(RichConsole(file=self.said, force_terminal=False, width=300))
         self.driver = Driver(
             self.ledger, self.spec, self.sweep, console, Silent(), clock=lambda: self.now, stall=self.stall  # type: ignore[arg-type]
         )  # fmt: skip

@@ -45,18 +45,18 @@ def test_the_question_on_a_terminal(
 ) -> None:
     terminal = Terminal(monkeypatch)
     terminal.answer = answer
-    asking = argparse.Namespace(yes=False)
+    asking = argparse.Namespace(yes=False, json=False)
     assert launch._agreed(asking, ready=True) is when_ready
     assert launch._agreed(asking, ready=False) is when_not
     assert terminal.asked == ["start? [Y/n] ", "start all the same? [y/N] "]
-    assert launch._agreed(argparse.Namespace(yes=True), ready=False)
+    assert launch._agreed(argparse.Namespace(yes=True, json=False), ready=False)
     assert len(terminal.asked) == 2
 
 
 def test_no_question_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(monkeypatch)
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    assert launch._agreed(argparse.Namespace(yes=False), ready=True)
+    assert launch._agreed(argparse.Namespace(yes=False, json=False), ready=True)
     assert terminal.asked == []
 
 

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console as RichConsole
 
-from hpo.console import Console
+from hpo.console import Lines
 from hpo.driver import RETRIES, Driver
 from hpo.errors import RunError
 from hpo.ledger import Ledger
@@ -33,8 +33,8 @@ HERE = Path(__file__).resolve().parent
 LR, DECAY = "train.optim.lr", "train.optim.weight_decay"
 
 
-def quiet() -> Console:
-    return Console(RichConsole(file=io.StringIO(), force_terminal=False, width=200))
+def quiet() -> Lines:
+    return Lines(RichConsole(file=io.StringIO(), force_terminal=False, width=200))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

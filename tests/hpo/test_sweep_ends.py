@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console as RichConsole
 
-from hpo.console import Console
+from hpo.console import Lines
 from hpo.errors import DiskFullError, RunError
 from hpo.result import Outcome, SweepResult, read_result
 from hpo.stall import Stall
@@ -26,7 +26,7 @@ SLOW = "train.optim.warmup_steps"
 """Milliseconds of an epoch of the stand-in."""
 
 
-class Said(Console):
+class Said(Lines):
     def __init__(self) -> None:
         self.text = io.StringIO()
         super().__init__(RichConsole(file=self.text, force_terminal=False, width=400))

@@ -18,6 +18,7 @@ from model.batch import ImageBatch
 from model.errors import CheckpointError, SpecError
 from model.evaluate import Predictor, detect, evaluate
 from model.network.postprocess import Detections
+from model.progress import heard_by
 from model.spec import ExperimentSpec
 from model.train import train
 
@@ -83,12 +84,14 @@ def test_a_fixed_size_reaches_the_network(checkpoint: str, tmp_path: Path, monke
 
 
 def test_a_long_evaluation_says_how_far_it_is(
-    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    checkpoint: str, heard: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("model.evaluate.PROGRESS_SECONDS", 0.0)
-    with caplog.at_level("INFO", logger="model"):
+    monkeypatch.setattr("model.progress.EVERY_S", 0.0)
+    with caplog.at_level("INFO", logger="model"), heard_by(heard):
         evaluate({"evaluate": {"checkpoint": checkpoint, "batch_size": 3}}, tmp_path)
-    assert "3 of 6 images, about " in caplog.text
+    assert [(one.what, one.done, one.total) for one in heard.moves if one.what == "evaluating"] == [
+        ("evaluating", 3, 6), ("evaluating", 6, 6), ("evaluating", 6, 6),
+    ]  # fmt: skip
     assert re.search(r"class +mAP +mAP50 +boxes\n.*digit +0\.\d{3} +0\.\d{3} +\d+", caplog.text)
 
 
