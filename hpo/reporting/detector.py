@@ -2,10 +2,8 @@
 
 import os
 import shlex
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
+from hpo.mlflow_store import database_of, how_to_open, tracking_uri
 from hpo.reporting import plots
 from hpo.reporting.blocks import Block, Commands, Folded, Picture, Pictures, Section, Table, Text
 from hpo.reporting.facts import Evaluation, Facts
@@ -91,7 +89,7 @@ def files(facts: Facts) -> Section | None:
     return Section("files", "Handed over", blocks)
 
 
-def next_steps(facts: Facts, *, live: bool, tracking: str | None) -> Section:
+def next_steps(facts: Facts, *, live: bool) -> Section:
     """Commands, ready to type in the folder that the run was started from."""
     run = shlex.quote(os.path.relpath(facts.run_dir))
     rows: list[tuple[str, str]] = []
@@ -103,8 +101,7 @@ def next_steps(facts: Facts, *, live: bool, tracking: str | None) -> Section:
         rows += _with_winner(facts, run)
     elif not facts.plain:
         rows.append(("go on", f"ddetr resume {run}"))
-    if tracking is not None:
-        rows.append(("compare trials in MLflow", f"mlflow ui --backend-store-uri {shlex.quote(tracking)}"))
+    rows += _mlflow(facts)
     return Section("next", "What to type next", [Commands(rows)] if rows else [Text("Nothing was handed over.")])
 
 
@@ -125,10 +122,10 @@ def _with_winner(facts: Facts, run: str) -> list[tuple[str, str]]:
     return rows
 
 
-def tracking_store(run_dir: Path, environment: Mapping[str, Any] = os.environ) -> str | None:
-    """Where MLflow keeps the runs: a server, or the database beside them; None where there is neither."""
-    server = environment.get("MLFLOW_TRACKING_URI")
-    if server:
-        return str(server)
-    database = run_dir.parent / "mlflow.db"
-    return f"sqlite:///{os.path.relpath(database)}" if database.is_file() else None
+def _mlflow(facts: Facts) -> list[tuple[str, str]]:
+    """How to see the runs in MLflow, where there are any."""
+    uri = tracking_uri(facts.run_dir.parent)
+    database = database_of(uri)
+    if database is not None and not database.is_file():
+        return []
+    return [("compare trials in MLflow", how_to_open(uri))]

@@ -36,6 +36,9 @@ class LiveReport:
         self._thread = threading.Thread(target=self._keep, daemon=True, name="report")
 
     def start(self) -> None:
+        # Here: two threads that import libraries at once may trip over each other.
+        import jinja2  # noqa: F401
+
         self._thread.start()
 
     def close(self) -> None:

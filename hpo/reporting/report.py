@@ -35,7 +35,7 @@ def write_report(run_dir: Path, *, live_since: float | None = None, folder: Path
 
 def page_of(facts: Facts, *, live_since: float | None = None) -> Page:
     live = live_since is not None
-    steps = detector.next_steps(facts, live=live, tracking=detector.tracking_store(facts.run_dir))
+    steps = detector.next_steps(facts, live=live)
     if facts.plain:
         found = [
             verdict(facts), search.curves(facts), detector.classes(facts), detector.images(facts),
