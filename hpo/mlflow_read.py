@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import TrackingError
-from hpo.mlflow_store import EXPERIMENT, connect, database_of, quoted, search_runs, shown
+from hpo.mlflow_store import EXPERIMENT, connect, database_of, quoted, search_runs, shown, without_secrets
 from model.metrics import VAL_MAP50, Metric
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _readable(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
+        text = without_secrets((str(error).splitlines() or [type(error).__name__])[0], uri)
         raise TrackingError(
             f"MLflow at {shown(uri)} must answer, but does not ({text[:200]}); start it, or set MLFLOW_TRACKING_URI to "
             "where the run was tracked."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo import mlflow_models
 from hpo import mlflow_values as values
-from hpo.mlflow_store import connect, database_of, experiment_of, quoted, search_runs
+from hpo.mlflow_store import connect, database_of, experiment_of, quoted, search_runs, without_secrets
 from hpo.mlflow_values import LAST_POINT, LAST_STEP
 from hpo.result import Outcome
 
@@ -92,7 +92,7 @@ class MlflowRuns:
                 self._find(client)  # somebody may have deleted a run, or emptied the store
                 self._tell(client, event)
         except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-            text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            text = without_secrets(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", self.uri)
             refused = self._api is not None and isinstance(error, MlflowException) and error.error_code in REFUSALS
             self._api = None  # nobody knows what arrived: look again
             raise RefusedError(text) if refused else UnreachableError(text) from error

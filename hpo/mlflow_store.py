@@ -36,6 +36,12 @@ def how_to_open(uri: str) -> str:
     return f"mlflow ui --backend-store-uri {uri}" if database_of(uri) is not None else f"open {shown(uri)}"
 
 
+def without_secrets(text: str, uri: str) -> str:
+    """What a library said of the address `uri`, which it quotes as it was given."""
+    secret, at, _ = urlparse(uri).netloc.rpartition("@")
+    return text.replace(secret + at, "") if at else text
+
+
 def database_of(uri: str) -> Path | None:
     """The file of a local database; None for a server."""
     return Path(uri.removeprefix("sqlite:///")) if urlparse(uri).scheme == "sqlite" else None
@@ -55,6 +61,8 @@ def connect(uri: str) -> "MlflowClient":
     database = database_of(uri)
     if database is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
+        with database.open("rb" if database.exists() else "ab"):
+            pass  # MLflow tries for minutes to open what cannot be opened
     return MlflowClient(uri)
 
 

@@ -32,7 +32,7 @@ class Outbox:
         """Events that came when the queue was full."""
         self._changed = threading.Condition()
         self._events: deque[dict[str, Any]] = deque()
-        self._sealed = False
+        self._sealed = self._closed = False
         self._behind = False
         """Whether the file lacks something of the queue."""
         self._file = self._open()
@@ -76,10 +76,11 @@ class Outbox:
             self._changed.notify()
 
     def first(self) -> dict[str, Any] | None:
-        """The oldest event; it stays until `heard`. Waits for one; None when none will come."""
+        """The oldest event; it stays until `heard`. Waits for one; None when none will come, and after `close`, when
+        the rest is another's to say."""
         with self._changed:
             self._changed.wait_for(lambda: self._events or self._sealed)
-            return self._events[0] if self._events else None
+            return self._events[0] if self._events and not self._closed else None
 
     def heard(self) -> None:
         """Takes the oldest event out."""
@@ -102,7 +103,7 @@ class Outbox:
         with self._changed:
             if self._file is not None:
                 self._file.close()
-            self._file = None
+            self._file, self._closed = None, True
 
     def _append(self, line: str) -> None:
         if self._file is None or self._behind:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.outbox import Outbox
+from hpo.outbox import Outbox, waiting
 
 
 @settings(max_examples=200, deadline=None)
@@ -80,3 +80,18 @@ def test_full_disk_keeps_the_queue_in_memory(tmp_path: Path) -> None:
         box.heard()
     box.put({"number": 20})
     assert (tmp_path / "q").read_text() == '{"number": 20}\n'
+
+
+def test_who_closed_it_says_no_more(tmp_path: Path) -> None:
+    """A thread that hangs in a request when its run ends must not go on beside whoever opens the file next."""
+    box = Outbox(tmp_path / "events.jsonl")
+    box.put({"event": 1})
+    box.put({"event": 2})
+    assert box.first() == {"event": 1}
+    box.close()
+    box.heard()
+    box.seal()
+    assert box.first() is None
+    again = Outbox(tmp_path / "events.jsonl")
+    assert again.first() == {"event": 1}
+    assert len(again) == 2 == waiting(tmp_path / "events.jsonl")
