@@ -3,6 +3,7 @@ ours. Knows errors by their class alone, and imports none of our packages at onc
 
 import argparse
 import json
+import shlex
 import sys
 import traceback
 from types import TracebackType
@@ -28,7 +29,8 @@ def tell(error: Exception, arguments: argparse.Namespace, code: int) -> None:
         print(f"error ({kind}): {text}", file=sys.stderr)
     training = arguments.command == "train" and getattr(arguments, "program", "") == "ddetr"
     if training and any(kind == "data" for kind, _ in told):
-        print(f"next: ddetr doctor -e {arguments.spec}   # all that is wrong with the data, at once", file=sys.stderr)
+        words = shlex.join(["-e", str(arguments.spec), *arguments.overrides])
+        print(f"next: ddetr doctor {words}   # all that is wrong with the data, at once", file=sys.stderr)
 
 
 def problems(error: Exception) -> list[tuple[str, str]]:

@@ -52,8 +52,11 @@ def find_run(name: str, root: Path = Path("runs")) -> Path:
         if folder.is_dir():
             return folder.resolve()
     there = sorted(path.name for path in root.glob("*") if path.is_dir()) if root.is_dir() else []
-    known = f"{root}/ holds {', '.join(there[-5:])}" if there else f"there is no run in {root}/"
-    raise RunError(f"RUN must be a run's folder or its id, but `{name}` is neither; {known}.")
+    known = f"{root}/ holds {', '.join(there[-5:])}" if there else f"{root}/ holds none"
+    raise RunError(
+        f"RUN must be a run's folder or its id, but `{name}` is neither ({known}); give the folder that `ddetr train` "
+        "printed."
+    )
 
 
 def checkpoint_of(name: str) -> Path:

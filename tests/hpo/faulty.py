@@ -102,7 +102,7 @@ def _gaps(made: Dataset) -> None:
             row["id"] = 3 * row["id"]
         for row in data["annotations"]:
             row["category_id"] = 3 * row["category_id"]
-    made.spec["dataset"]["num_classes"] = 10
+    made.spec["dataset"]["num_classes"] = max(row["id"] for row in made.data["train"]["categories"]) + 1
 
 
 def _empty_val(made: Dataset) -> None:
