@@ -91,7 +91,11 @@ def gen_trt_engine(arguments: argparse.Namespace) -> None:
     engine = gen_trt_engine_action(section)
     say(f"wrote {near(engine)}")
     onnx = str(section.onnx_file)
-    next_step(arguments, "evaluate", *_spec_words(arguments), f"evaluate.checkpoint={near(onnx)}")
+    spec = _spec_words(arguments)
+    if arguments.run:  # whose own checkpoint `--from` would evaluate
+        run = runs.find_run(arguments.run)
+        spec = ["-e", near(run / "spec.yaml"), f"results_dir={near(run)}"]
+    next_step(arguments, "evaluate", *spec, f"evaluate.checkpoint={near(onnx)}")
 
 
 def _read(arguments: argparse.Namespace, action: str) -> Request:

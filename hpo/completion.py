@@ -1,7 +1,6 @@
 """`ddetr completion SHELL`: a script for bash or zsh, made from the parser. Knows which argument names what file.
 
-source <(ddetr completion bash)                                # in ~/.bashrc
-ddetr completion zsh > "${fpath[1]}/_ddetr"                    # a folder of zsh's functions
+For bash into ~/.local/share/bash-completion/completions/ddetr, for zsh as _ddetr into a folder of its functions (fpath).
 """
 
 import argparse

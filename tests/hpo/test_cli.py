@@ -1,6 +1,7 @@
 """The two commands from outside: exit codes, messages, the chain on real pixels with the smallest detector."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 import yaml
 
 from hpo import runs
-from hpo.cli import DDETR, DIRECT, direct, exit_code, main
+from hpo.cli import DDETR, DIRECT, GROUPS, direct, exit_code, main
 from hpo.errors import RunError
 from hpo.result import Outcome, read_result
+from hpo.screen import near
 from model.checkpoint import read_checkpoint
 from model.errors import DataError, OutOfMemory
 
@@ -92,6 +94,54 @@ def test_overrides_may_stand_anywhere(spec_file: Path, capsys: pytest.CaptureFix
     assert "unrecognized arguments: --tear; did you mean --tier?" in capsys.readouterr().err
 
 
+def test_every_command_is_listed_once_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) >= set(DDETR)
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for title in GROUPS:
+        assert f"\n{title}:\n" in shown
+    for name, command in DDETR.items():
+        assert f"\n  {name:15s} {command.help}\n" in shown
+    assert "\n  ddetr make-data digits --out data/digits\n" in shown
+    assert max(map(len, shown.splitlines())) <= 120
+
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert capsys.readouterr().out == shown
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"ddetr {version('ddetr-automl')}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("trian", "did you mean `train`?"), ("evalute", "did you mean `evaluate`?"), ("xyz", "there are train, resume,")],
+)
+def test_a_mistyped_command(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([word])
+    assert stop.value.code == 2
+    assert f"unknown command `{word}`; {hint}" in capsys.readouterr().err
+
+
+def test_space_and_explain_end_with_the_next_command(spec_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["space", "-e", str(spec_file), "--exclude", "lr"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: ddetr train -e {spec_file} --exclude lr --dry-run"
+    assert main(["explain", "lr", "-e", str(spec_file)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: ddetr space -e {spec_file}"
+    assert main(["space", "-e", str(spec_file), "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+
+
 def test_exit_codes_of_named_errors() -> None:
     assert exit_code(DataError("x")) == 2
     assert exit_code(RunError("x")) == 2
@@ -108,15 +158,25 @@ def test_dry_run_starts_nothing(spec_file: Path, tmp_path: Path, capsys: pytest.
     for part in ("images    │    24", "digit (2)", "resources: ", "0: your spec", "one epoch: ", "3 steps of 8 images",
                  "for 2 trials of 2 epochs", "disk: up to", "dry run: nothing was started"):  # fmt: skip
         assert part in shown, part
+    assert shown.splitlines()[-1] == f"next: ddetr train -e {spec_file}"
     assert not (tmp_path / "results").exists()
 
 
 def test_plain_training_has_the_layout_of_a_search(
     spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", "-e", str(spec_file), "--request", "plain training please", "train.num_epochs=1"]) == 0
-    assert "off" in capsys.readouterr().out
+    words = ["--request", "plain training please", "train.num_epochs=1"]
+    assert main(["train", "-e", str(spec_file), "--json", *words]) == 0
     run = only_run(tmp_path)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = {row["event"]: row for row in said}
+    assert list(told) == ["review", "run", "started", "measured", "ended", "finished", "handed_over"]
+    assert (told["review"]["search"], told["review"]["epochs"]) == (False, 1)
+    assert "off" in told["review"]["because"]
+    assert told["run"]["folder"] == str(run)
+    assert told["measured"]["values"]["val_mAP50"] == told["ended"]["value"] == told["finished"]["value"]
+    assert told["finished"]["checkpoint"] == told["handed_over"]["files"]["PyTorch"]
+    assert Path(told["handed_over"]["files"]["ONNX"]).is_file()
     there = {path.name for path in run.iterdir()}
     assert {"spec.yaml", "trials", "handoff.json", "model.onnx"} <= there
     assert "study.db" not in there
@@ -140,6 +200,8 @@ def test_plain_training_has_the_layout_of_a_search(
     assert "val_mAP50" in found[0].data.metrics
 
     assert main(["evaluate", "--from", str(run)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"next: ddetr inference --from {run} 'dataset.infer_data_sources.image_dir=[FOLDER]'"
     assert json.loads((run / "evaluate" / "metrics.json").read_text()).keys() >= {"mAP50"}
     assert main(["evaluate", "--from", f"{run}/0", "results_dir=" + str(tmp_path / "again")]) == 0
     again = json.loads((tmp_path / "again" / "evaluate" / "metrics.json").read_text())
@@ -152,6 +214,9 @@ def test_a_search_on_real_pixels(spec_file: Path, tmp_path: Path, capsys: pytest
     shown = capsys.readouterr().out
     assert "test mAP50: default" in shown
     run = only_run(tmp_path)
+    assert shown.splitlines()[-1] == f"next: ddetr evaluate --from {near(run)}"
+    for noise in ("litlogger", "TPU", "deprecated", "Warning", "many workers", "ray.io", "(raylet"):
+        assert noise not in shown
     result = read_result(run)
     assert [trial.outcome for trial in result.trials] == [Outcome.COMPLETED] * 2
     for name in ("spec.yaml", "space.json", "study.db", "handoff.json", "model.onnx", "model.onnx.json"):

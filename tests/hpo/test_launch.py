@@ -1,6 +1,7 @@
 """The question before a search; stopping and extending one, with the stand-in training."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -120,7 +121,13 @@ def test_a_dead_search_is_stopped_here_and_extended(
     assert [result.finished for result in handed_over] == [True]
     before = len(read_result(run).trials)
 
-    assert main(["resume", str(run), "--add-trials", "2"]) == 0
+    assert main(["resume", str(run), "--add-trials", "2", "--json"]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    events = [row["event"] for row in said]
+    assert events[0] == "run"
+    assert {"started", "measured", "ended"} <= set(events)
+    new = [row for row in said if row["event"] == "started" and row["trial"] >= before]
+    assert len({row["trial"] for row in new}) >= 2
     assert handed_over[1].finished
     assert len(handed_over[1].trials) >= before + 2
 
