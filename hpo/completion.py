@@ -1,6 +1,6 @@
 """`ddetr completion SHELL`: a script for bash or zsh, made from the parser. Knows which argument names what file.
 
-For bash into ~/.local/share/bash-completion/completions/ddetr, for zsh as _ddetr into a folder of its functions (fpath).
+For bash into ~/.local/share/bash-completion/completions/ddetr, for zsh as _ddetr into a folder of its fpath.
 """
 
 import argparse

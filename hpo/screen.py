@@ -165,5 +165,5 @@ def _bars(console: Console) -> "Progress":
         TextColumn("{task.fields[note]}", markup=False),
         console=console,
         transient=True,
-        refresh_per_second=4,
+        refresh_per_second=2,
     )

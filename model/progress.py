@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
-EVERY_S = 0.1
+EVERY_S = 0.5
 """A listener is told no more often."""
 
 
