@@ -315,7 +315,7 @@ def test_live_report_is_written_and_ends_as_no_longer_live(runs: ModuleType, tmp
     runs.end(ledger := runs.begin(tmp_path / "run", 4), runs.train(ledger))
     live = LiveReport(tmp_path / "run", print, every_s=0.05)
     live.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 250
     while not (tmp_path / "run/report.html").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
