@@ -231,8 +231,9 @@ def memory(request: Request) -> Iterator[Finding]:
         return
     except ProbeError as error:
         yield Finding(
-            "internal", "warning", f"a few steps of training could not be measured: {error}",
-            "try `ddetr train --no-automl` with train.num_epochs=1, which tells more",
+            "memory", "warning", f"a few steps of training could not be measured: {error}",
+            "free the machine of other work, or choose smaller images or a smaller network if it is slow; `ddetr train "
+            "--no-automl` with train.num_epochs=1 tells more",
         )  # fmt: skip
         return
     except (errors.DataError, errors.CheckpointError, errors.NonFiniteLoss) as error:

@@ -18,7 +18,7 @@ from typing import Any
 from rich.text import Text
 
 from hpo.screen import out, say
-from hpo.spec import Request, read_request, salvage
+from hpo.spec import Request, absent_weights, read_request, salvage
 from model.errors import Kind, SpecError
 from model.findings import Finding, of_error
 
@@ -163,13 +163,7 @@ def _spec(visit: Visit) -> Iterator[Finding]:
                 yield _of_spec(problem)
     for line in request.notices():
         yield Finding("spec", "note", line, "take the keys out, or leave them: they change nothing")
-    for name in ("model.pretrained_backbone_path", "train.pretrained_model_path"):
-        section, key = name.split(".")
-        path = getattr(getattr(request.spec, section), key)
-        if path and "://" not in path and not os.path.isfile(path):
-            yield Finding(
-                "spec", "problem", f"`{name}` must be a file, but there is none at {path}", "correct the path"
-            )
+    yield from map(_of_spec, absent_weights(request.spec))
 
 
 def _of_spec(problem: str) -> Finding:

@@ -18,7 +18,8 @@ from hpo import events, policy, runs
 from hpo.errors import RunError, SweepStoppedError
 from hpo.screen import near, next_step, out, say
 from hpo.show_space import print_space
-from hpo.spec import read_request
+from hpo.spec import absent_weights, read_request
+from model.errors import SpecError
 from model.spec import ExperimentSpec
 from schemas import dotted, packaged
 from schemas.structure import structure, unstructure
@@ -49,6 +50,8 @@ def train(arguments: argparse.Namespace) -> None:
         space = request.space()
         print_space(space, out)
     check(request.sections["export"], request.sections["gen_trt_engine"])
+    if absent := absent_weights(request.spec):
+        raise SpecError(absent)
     root = runs.results_root(request.spec)
     runs.check_root(root)
     splits = _splits(request.spec)
@@ -233,6 +236,10 @@ def _splits(spec: ExperimentSpec) -> "dict[str, CocoIndex]":
     decoded = sum((each.folder / "pixels.bin").stat().st_size for each in opened if isinstance(each, CachedImages))
     if decoded:
         out.print(f"decoded images: {decoded / 1e6:.3g} MB in {cache_root()}, read by all trials of this machine")
+    for name, images in zip(splits, opened, strict=True):
+        if images.unreadable:
+            why = next(iter(images.unreadable.values()))
+            say(f"{len(images.unreadable)} of {len(images)} images of {name} cannot be decoded and are left out: {why}")
     return splits
 
 

@@ -159,6 +159,21 @@ def read_request(
     )
 
 
+def absent_weights(spec: ExperimentSpec) -> list[str]:
+    """A problem for each file that a training would start from and that is not there."""
+    named = {"train.resume_training_checkpoint_path": spec.train.resume_training_checkpoint_path}
+    if spec.train.resume_training_checkpoint_path is None:  # a resumed training reads no other file
+        named = {
+            "model.pretrained_backbone_path": spec.model.pretrained_backbone_path,
+            "train.pretrained_model_path": spec.train.pretrained_model_path,
+        }
+    return [
+        f"`{name}` must be a file with weights, but there is none at {path}; correct the path, or leave it out."
+        for name, path in named.items()
+        if path and "://" not in path and not os.path.isfile(path)
+    ]
+
+
 def salvage(path: Path | None, overrides: Sequence[str] = ()) -> Request:
     """What can be read of a request that is wrong: without the keys that are, so with their defaults. Its rules between
     keys are not looked at. SpecError where the file itself cannot be read."""
