@@ -4,11 +4,14 @@ Knows neither runs nor sweeps. A password in an address is never shown and never
 """
 
 import logging
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
+
+from hpo.locks import exclusive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,9 +64,27 @@ def connect(uri: str) -> "MlflowClient":
     database = database_of(uri)
     if database is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
-        with database.open("rb" if database.exists() else "ab"):
+        if not database.exists():
+            _make(database)
+        with database.open("rb"):
             pass  # MLflow tries for minutes to open what cannot be opened
     return MlflowClient(uri)
+
+
+def _make(database: Path) -> None:
+    """Whole or not at all: MLflow builds its tables in many steps, and takes up none that a killed process left."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    partial = database.with_name(f".{database.name}.partial")
+    with exclusive(database.with_name(f".{database.name}.lock"), wait_s=math.inf):
+        if database.exists():
+            return
+        for stale in (partial, partial.with_name(f"{partial.name}-journal")):
+            stale.unlink(missing_ok=True)
+        artifacts = (database.parent / "mlartifacts").as_uri()
+        store = SqlAlchemyStore(f"sqlite:///{partial}", artifacts)  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+        os.replace(partial, database)
 
 
 def experiment_of(client: "MlflowClient", root: Path, uri: str) -> str:
