@@ -63,8 +63,8 @@ def write_curves(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> Non
 
 
 def write_pictures(out: Path, evaluator: CocoEvaluator, most: int = PICTURES) -> None:
-    """pictures/01.jpg and on: images with true and found boxes, the lowest F1 first; pictures.json says what they are.
-    Earlier pictures are replaced."""
+    """pictures/01.jpg and on: images with true and found boxes, the lowest F1 first, none without a fault;
+    pictures.json says what they are. Earlier pictures are replaced."""
     threshold, scores = image_scores(evaluator.index, evaluator.rows(), evaluator.classes)
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def write_pictures(out: Path, evaluator: CocoEvaluator, most: int = PICTURES) ->
         stale.unlink()
     told: list[dict[str, Any]] = []
     for score in ranked(scores):
-        if len(told) == most:
+        if len(told) == most or score.f1 == 1.0:
             break
         tile = _tile(evaluator, score, threshold)
         if tile is None:

@@ -7,6 +7,7 @@ from hpo.mlflow_store import database_of, how_to_open, tracking_uri
 from hpo.reporting import plots
 from hpo.reporting.blocks import Block, Commands, Folded, Picture, Pictures, Section, Table, Text
 from hpo.reporting.facts import Evaluation, Facts
+from hpo.reporting.names import gain
 from hpo.review import size
 
 CLASSES = 20
@@ -79,7 +80,7 @@ def files(facts: Facts) -> Section | None:
             row["file"],
             size(row["bytes"]),
             "not measured" if row["map50"] is None else f"{row['map50']:.4f}",
-            "" if row["difference"] is None else f"{row['difference']:+.4f}".replace("-", "−"),  # noqa: RUF001
+            "" if row["difference"] is None else gain(row["difference"]),
         ]
         for row in found["rows"]
     ]

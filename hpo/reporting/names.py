@@ -44,5 +44,10 @@ def moment(seconds: float) -> str:
 
 
 def gain(value: float) -> str:
-    """A difference with its sign, and a true minus."""
-    return f"{value:+.4f}".replace("-", "−")  # noqa: RUF001
+    """A difference with its sign."""
+    return minus(f"{value:+.4f}")
+
+
+def minus(text: str) -> str:
+    """With a true minus, which is as wide as a plus."""
+    return text.replace("-", "\N{MINUS SIGN}")

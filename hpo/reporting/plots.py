@@ -339,6 +339,7 @@ def timeline(facts: Facts) -> Figure | None:
             "x": [1000 * (end - one.start)],
             "text": [str(trial.number)],
             "textposition": "inside",
+            "textangle": 0,
             "insidetextanchor": "middle",
             "marker": {"color": COLOURS.get(state, OTHER), "line": {"color": "white", "width": 1}},
             "hovertemplate": f"trial {trial.number}, {state}<br>%{{base}}, {end - one.start:.0f} s<extra></extra>",
@@ -348,7 +349,15 @@ def timeline(facts: Facts) -> Figure | None:
         says="Which process ran which trial when (the machine's time). Blue trials completed, yellow ones were stopped "
         "early, violet ones could not run, red ones failed; grey ones run.",
         data=bars,
-        layout=layout("", "", barmode="overlay", xaxis={"type": "date"}, bargap=0.25, yaxis={"autorange": "reversed"}),
+        layout=layout(
+            "",
+            "",
+            barmode="overlay",
+            uniformtext={"mode": "hide", "minsize": 9},
+            xaxis={"type": "date"},
+            bargap=0.25,
+            yaxis={"autorange": "reversed"},
+        ),
         height=110 + 34 * len(workers),
     )
 

@@ -7,7 +7,7 @@ from hpo.faults import cause_of
 from hpo.reporting import plots
 from hpo.reporting.blocks import Block, Figure, Folded, Section, Table, Text
 from hpo.reporting.facts import Facts
-from hpo.reporting.names import short_names, value_text
+from hpo.reporting.names import minus, short_names, value_text
 from hpo.result import Outcome, TrialRecord
 from hpo.review import clock
 from hpo.show_space import range_text
@@ -25,14 +25,15 @@ def leaderboard(facts: Facts) -> Section | None:
     trials = {trial.number: trial for trial in facts.result.trials}
     params = list(dict.fromkeys(name for trial in trials.values() for name in trial.params))
     names = short_names(params)
-    fixed = [column for column in rows[0] if column != "note"]
-    columns = [*fixed, *(names[name] for name in params), "note"]
+    first = [column for column in rows[0] if column != "note"]
+    last = ["note"] if any(row["note"] for row in rows) else []
     cells = []
     for row in rows:
         own = trials[int(row["trial"].split()[0])].params
+        known = {**row, "to default": minus(row["to default"])}
         values = [value_text(own.get(name)) for name in params]
-        cells.append([*(row[column].replace("-", "−") if column == "to default" else row[column] for column in fixed),  # noqa: RUF001
-                      *values, row["note"]])  # fmt: skip
+        cells.append([*(known[column] for column in first), *values, *(known[column] for column in last)])
+    columns = [*first, *(names[name] for name in params), *last]
     blocks: list[Block] = [_board(facts, columns, cells[:SHOWN])]
     if len(cells) > SHOWN:
         blocks.append(Folded(f"{len(cells) - SHOWN} more trials", [_board(facts, columns, cells[SHOWN:])]))
