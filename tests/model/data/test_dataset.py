@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.batch import UNREADABLE
 from model.data.cache import DecodedImages, open_images
 from model.data.coco import CocoIndex, read_coco
 from model.data.dataset import CocoDataset
+from model.data.records import UNREADABLE
 from model.data.samplers import Key
 from model.data.transforms import eval_transform, train_transform
 from model.errors import DataError
