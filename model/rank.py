@@ -74,9 +74,7 @@ def _start(folder: Path, link: Connection, job: Job) -> "subprocess.Popen[bytes]
     )
 
 
-def _follow(
-    process: "subprocess.Popen[bytes]", link: Connection, on_epoch: OnEpoch | None, counting: Progress
-) -> None:
+def _follow(process: "subprocess.Popen[bytes]", link: Connection, on_epoch: OnEpoch | None, counting: Progress) -> None:
     """Passes measurements to `on_epoch` until the first rank ends; the rank waits meanwhile, as in one process."""
     while process.poll() is None:
         try:

@@ -34,7 +34,9 @@ def test_the_wheel_ships_the_five_packages_and_their_data(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == FIVE
     for package in FIVE:
         data = (ROOT / package).rglob("*")
-        wanted = {p.relative_to(ROOT).as_posix() for p in data if p.suffix in (".json", ".yaml", ".typed", ".py", ".j2")}
+        wanted = {
+            p.relative_to(ROOT).as_posix() for p in data if p.suffix in (".json", ".yaml", ".typed", ".py", ".j2")
+        }
         assert wanted <= set(names)
 
 
