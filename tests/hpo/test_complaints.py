@@ -46,7 +46,7 @@ SOURCE = "dataset.train_data_sources=[{image_dir: %s, json_file: %s}]"
         (("train", "-e", "gear.yaml", SOURCE % ("train", "list.json")), "must hold a JSON object, but holds a list; "),
         ("train -e gear.yaml train.pretrained_model_path=x.pth", "error (spec): `train.pretrained_model_path` must"),
         ("resume empty", "error (run): `ddetr resume` takes a search, but "),
-        ("resume nothing", "error (run): RUN must be a run's folder or its id, but `nothing` is neither; "),
+        ("resume nothing", "error (run): RUN must be a run's folder or its id, but `nothing` is neither ("),
         ("stop nothing", "error (run): RUN must be a run's folder or its id"),
         ("evaluate --from nothing", "error (run): RUN must be a run's folder or its id"),
         ("export --from empty", "error (run): a finished run holds handoff.json, but "),

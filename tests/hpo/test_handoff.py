@@ -105,7 +105,8 @@ def test_without_data_and_tensorrt_both_are_said_and_no_old_engine_stays(
     measured, built = delivery.remarks
     assert "set dataset.test_data_sources" in measured
     assert "pip install 'ddetr-automl[trt-rtx]'" in built
-    assert {path.name for path in run_dir.iterdir()} == {"trials", "handoff.json", "model.onnx", "model.onnx.json"}
+    written = {"trials", "handoff.json", "delivery.json", "model.onnx", "model.onnx.json"}
+    assert {path.name for path in run_dir.iterdir()} == written
 
 
 def test_a_drop_over_the_tolerance_fails(

@@ -176,7 +176,7 @@ def test_memory_bounds_the_batches_that_are_searched(
     again = request_of_digits()
     found = review_search(again, again.space(), splits, tmp_path / "runs")
     assert asked[1]["most"] is None
-    assert found == (again.space(), False)
+    assert (found.space, found.ready) == (again.space(), False)
     assert "that is more than there is: free some" in told(capsys)
 
 
