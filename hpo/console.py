@@ -173,7 +173,7 @@ def again(trial: TrialRecord) -> str:
 
 
 def left_text(left: Left | None) -> str:
-    if left is None:
+    if left is None or not left.high:
         return ""
     if left.low == left.high:
         return f"  about {clock(left.low)} to go"

@@ -74,8 +74,9 @@ class LiveTable:
     def _drawn(self) -> Table:
         standing = self._standing
         rows = sorted(standing.rows.values(), key=lambda row: (not row.baseline, row.number))
-        left = left_text(standing.left()) or "  time to go: after the first epoch"
-        title = f"{standing.done} of {standing.budget} trials, {standing.metric.name}, {clock(standing.elapsed)}{left}"
+        left = standing.left()
+        to_go = "  time to go: after the first epoch" if left is None else left_text(left)
+        title = f"{standing.done} of {standing.budget} trials, {standing.metric.name}, {clock(standing.elapsed)}{to_go}"
         room = max(5, self._out.size.height - AROUND)
         shown = rows[:1] + rows[1:][-(room - 1) :]
         cells = [self._cells(row) for row in shown]

@@ -157,7 +157,7 @@ def test_resumed_sweep_shows_what_is_known() -> None:
     console.measured(1, at(2, 0.4))
     assert text.getvalue().splitlines() == [
         "trial 1 goes on after epoch 1",
-        "trial 1 epoch 2/2  val_mAP50 0.4000  (best of all 0.5000, +0.0000 to the default)  about 0:00 to go",
+        "trial 1 epoch 2/2  val_mAP50 0.4000  (best of all 0.5000, +0.0000 to the default)",
     ]
 
 
