@@ -68,7 +68,7 @@ class CocoDataModule(pl.LightningDataModule):
             self._check_evaluated(self.val_index)
             if self.val_index.annotations.crowd.all():
                 raise DataError(
-                    "`dataset.val_data_sources` must hold boxes to score by, but its files annotate none but crowds; "
+                    "`dataset.val_data_sources` must hold boxes to score by, but its files have none, or crowds only; "
                     "correct json_file, or leave val_data_sources out to train without a metric."
                 )
 
@@ -85,7 +85,7 @@ class CocoDataModule(pl.LightningDataModule):
         index = self._read(self.spec.dataset.train_data_sources, "train_data_sources")
         if index.annotations.crowd.all():  # true of none, too
             raise DataError(
-                "`dataset.train_data_sources` must hold boxes to learn from, but its files annotate none but crowds; "
+                "`dataset.train_data_sources` must hold boxes to learn from, but its files have none, or crowds only; "
                 "correct json_file."
             )
         return index

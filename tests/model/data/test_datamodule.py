@@ -190,7 +190,8 @@ def test_shards_serve_training_and_validation(spec: ExperimentSpec, make_coco: M
 
 
 def test_the_metric_of_one_class_of_many_is_told(spec: ExperimentSpec, make_coco: MakeCoco) -> None:
-    val = as_dict(make_coco("one", boxes=(), categories=((1, "ant"), (2, "cat"), (5, "dog"))))
+    ant = (3, 1, 1.0, 2.0, 10.0, 8.0)
+    val = as_dict(make_coco("one", boxes=(ant,), categories=((1, "ant"), (2, "cat"), (5, "dog"))))
     module = CocoDataModule(change(spec, {"val_data_sources": [val], "eval_class_ids": [1]}), cpus=1)
     module.setup("fit")
     module.setup("fit")
