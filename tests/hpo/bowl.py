@@ -42,7 +42,8 @@ def train(spec, out: Path, *, on_epoch=None, on_adjust=None, cpus=None, resume=N
         file.write(json.dumps({"pid": os.getpid(), "resumed": len(history), "cpus": cpus, "time": time.time()}) + "\n")
     lr = spec.train.optim.lr
     measurements = [
-        Measurement(epoch=i + 1, values={VAL_MAP50.name: v}, seconds=i + 1.0) for i, v in enumerate(history)
+        Measurement(epoch=i + 1, values={VAL_MAP50.name: v, "val_loss": 1.0 - v}, seconds=i + 1.0)
+        for i, v in enumerate(history)
     ]
     for epoch in range(len(history) + 1, spec.train.num_epochs + 1):
         time.sleep(EPOCH_S + spec.train.optim.warmup_steps / 1000)  # another key without a use here
@@ -70,7 +71,10 @@ def take_over(parent: Path, out: Path) -> list[Measurement]:
     history = _read(parent / "dd_model_latest.pth")
     (out / "dd_model_latest.pth").write_text(json.dumps(history))
     (out / "model_best.pth").write_text(json.dumps(max(history)))
-    return [Measurement(epoch=i + 1, values={VAL_MAP50.name: v}, seconds=i + 1.0) for i, v in enumerate(history)]
+    return [
+        Measurement(epoch=i + 1, values={VAL_MAP50.name: v, "val_loss": 1.0 - v}, seconds=i + 1.0)
+        for i, v in enumerate(history)
+    ]
 
 
 def _read(checkpoint: Path) -> list[float]:
