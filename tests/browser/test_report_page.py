@@ -81,9 +81,8 @@ def test_finished_search(shown: Open, report: Path, size: tuple[int, int]) -> No
     assert page.locator("h1").count() == 1
     assert page.locator("h2").count() == page.locator("section").count() == page.locator("nav a").count()
     pictures = page.locator(".pictures img")
-    pictures.first.scroll_into_view_if_needed()
     assert pictures.count() > 0
-    page.wait_for_function("document.querySelector('.pictures img').naturalWidth > 0", timeout=PATIENCE_MS)
+    assert pictures.first.evaluate("async one => { await one.decode(); return one.naturalWidth }") == 480
 
     assert "<script>alert(1)</script>" in page.locator("#classes").inner_text(), "a name, not a script"
     page.locator("#space summary").click()
@@ -111,7 +110,7 @@ def test_live_page_shows_what_is_written_later(shown: Open, report_runs: ModuleT
     assert "1 of 4" in page.locator("#verdict").inner_text()
     report_runs.end(ledger, report_runs.train(ledger))
     write_report(run)
-    page.wait_for_function("document.getElementById('live') === null", timeout=PATIENCE_MS)
+    page.locator("#live").wait_for(state="detached", timeout=PATIENCE_MS)
     assert "2 of 4" in page.locator("#verdict").inner_text()
 
 
