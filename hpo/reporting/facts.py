@@ -8,6 +8,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,11 +74,11 @@ class Facts:
     importance: "Importance | None"
     """None where it was not asked for."""
 
-    @property
+    @cached_property
     def winner(self) -> TrialRecord | None:
         return self.result.best
 
-    @property
+    @cached_property
     def leader(self) -> TrialRecord | None:
         """The winner; before any trial ended the one with the best epoch."""
         if self.winner is not None:
