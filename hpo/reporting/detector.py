@@ -101,7 +101,9 @@ def next_steps(facts: Facts, *, live: bool) -> Section:
     elif facts.handed_over:
         rows += _with_winner(facts, run)
     elif not facts.plain:
-        rows.append(("go on", f"ddetr resume {run}"))
+        ended = facts.result.finished and facts.winner is not None
+        what = "hand the winner over, where nobody is at it (then reload this page)" if ended else "go on"
+        rows.append((what, f"ddetr resume {run}"))
     rows += _mlflow(facts)
     return Section("next", "What to type next", [Commands(rows)] if rows else [Text("Nothing was handed over.")])
 
