@@ -41,12 +41,30 @@ def _headline(facts: Facts) -> str:
     if result.finished:
         return result.verdict()
     if result.best is not None:
-        return f"So far: {result.verdict()}"
+        return _so_far(facts, result.best)
     leader = facts.leader
     if leader is None:
         return "So far no trial has measured anything."
     value = leader.value(result.metric)
     return f"So far no trial has ended; trial {leader.number} leads with {result.metric.name} {value:.4f}."
+
+
+def _so_far(facts: Facts, best: TrialRecord) -> str:
+    """Who leads among the trials that have ended, and who runs and is ahead of it."""
+    result, score = facts.result, facts.result.score(best)
+    assert score is not None
+    default = None if result.baseline is None else result.score(result.baseline)
+    beside = "" if best.baseline or default is None else f", {gain(score.mean - default.mean)} to the default"
+    who = "the default" if best.baseline else f"trial {best.number}"
+    said = f"So far {who} leads the trials that have ended, with {result.metric.name} {score.mean:.4f}{beside}."
+    ahead = [
+        f"trial {trial.number} has {value:.4f}"
+        for trial in result.trials
+        if trial.outcome is None
+        and (value := trial.value(result.metric)) is not None
+        and result.metric.better(value, score.mean)
+    ]
+    return said + (f" Still running: {', '.join(ahead)}." if ahead else "")
 
 
 def _default(facts: Facts) -> TrialRecord:

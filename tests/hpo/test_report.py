@@ -210,14 +210,16 @@ def test_all_failed(runs: ModuleType, tmp_path: Path) -> None:
 
 def test_live_page_says_so_and_reloads(runs: ModuleType, tmp_path: Path) -> None:
     ledger = runs.begin(tmp_path / "run", 4)
-    runs.end(ledger, runs.train(ledger))
-    runs.train(ledger, 2)
+    runs.end(ledger, runs.train(ledger, value=0.4))
+    runs.train(ledger, 2, value=0.9)
+    runs.train(ledger, 2, value=0.3)
     path = write_report(tmp_path / "run", live_since=time.time())
     page = read(path)
     assert "Live since" in page.text
     assert "location.reload()" in path.read_text(encoding="utf-8")
     assert "ddetr stop" in page.text
-    assert "So far: " in page.text
+    assert "So far the default leads the trials that have ended, with val_mAP50 0.3750." in page.text
+    assert "Still running: trial 1 has 0.6750." in page.text
     assert "location.reload()" not in write_report(tmp_path / "run").read_text(encoding="utf-8")
 
 
