@@ -8,6 +8,7 @@ from hpo.reporting import plots
 from hpo.reporting.blocks import Block, Figure, Folded, Section, Table, Text
 from hpo.reporting.facts import Facts
 from hpo.reporting.names import minus, short_names, value_text
+from hpo.reporting.parallel import parallel
 from hpo.result import Outcome, TrialRecord
 from hpo.review import clock
 from hpo.show_space import range_text
@@ -59,7 +60,7 @@ def curves(facts: Facts) -> Section | None:
 
 
 def parameters(facts: Facts) -> Section | None:
-    blocks: list[Block] = [figure for figure in [plots.parallel(facts)] if figure is not None]
+    blocks: list[Block] = [figure for figure in [parallel(facts)] if figure is not None]
     if facts.importance is not None:
         figure = plots.importances(facts.importance)
         if figure is not None:
