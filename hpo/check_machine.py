@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpo.files import existing
 from hpo.review import checkpoint_bytes, clock, cpu_cores, size
 from hpo.spec import Request
 from model.errors import SpecError
@@ -200,11 +201,6 @@ def _folder(
     else:
         need = f", up to {size(needed)} of {what}" if needed is not None else ""
         yield Finding("disk", "ok", f"{name}: {folder} can be written, {size(usage.free)} free{need}")
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def memory(request: Request) -> Iterator[Finding]:

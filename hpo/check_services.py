@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from hpo.check_machine import existing
 from hpo.errors import ClusterError
+from hpo.files import existing
 from hpo.mlflow_store import shown, tracking_uri
 from model.findings import Finding, of_error
 

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpo.files import write_json
+
 if TYPE_CHECKING:
     from model.spec import ExperimentSpec, Source
 
@@ -49,9 +51,7 @@ def known(run_dir: Path, spec: "ExperimentSpec") -> tuple[Dataset, ...]:
         found = datasets_of(spec)
     except (OSError, DataError):  # whoever trains on it says so, with the fix
         return ()
-    partial = path.with_name(f".{FILE}.partial")
-    partial.write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json([asdict(one) for one in found], path)
     return found
 
 

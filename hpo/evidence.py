@@ -1,12 +1,13 @@
 """The winner once more on the validation images, for a report to show. Writes `evaluation/` of a run folder; draws no
 page and chooses no winner."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hpo.files import write_json
 
 if TYPE_CHECKING:
     from model.metrics import CocoEvaluator, CocoResult
@@ -46,7 +47,7 @@ def gather(run: Path, spec: "ExperimentSpec", winner: Path, *, trial: int, defau
         theirs, other = _score(default, spec, cpus)
         interval = difference(evaluator, other, seed=max(spec.train.seed, 0))
         summary["against_default"] = {**interval._asdict(), "default": theirs.numbers["mAP50"]}
-    _write(summary, folder / SUMMARY)
+    write_json(summary, folder / SUMMARY)
 
 
 def clear(run: Path) -> None:
@@ -60,8 +61,7 @@ def clear(run: Path) -> None:
 
 def keep_test_scores(run: Path, scores: Mapping[str, float]) -> None:
     """`scores`: mAP50 of `winner` and, where it left a checkpoint, of `default`."""
-    (run / FOLDER).mkdir(exist_ok=True)
-    _write(dict(scores), run / FOLDER / TEST)
+    write_json(scores, run / FOLDER / TEST)
 
 
 def _score(checkpoint: Path, spec: "ExperimentSpec", cpus: int) -> "tuple[CocoResult, CocoEvaluator]":
@@ -71,9 +71,3 @@ def _score(checkpoint: Path, spec: "ExperimentSpec", cpus: int) -> "tuple[CocoRe
     data = {name: dataset[name] for name in ("val_data_sources", "eval_class_ids", "workers")}
     given = {"dataset": data, "evaluate": {"conf_threshold": 0.0}}  # as a training validates: all detections count
     return evaluate_checkpoint(checkpoint, given, split="val", cpus=cpus)
-
-
-def _write(value: Mapping[str, Any], path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)

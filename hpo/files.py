@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ def write_spec(spec: Mapping[str, Any], path: Path) -> None:
     write_text(yaml.safe_dump({**spec, "encryption_key": None}, sort_keys=False), path)
 
 
-def write_json(value: Mapping[str, Any], path: Path) -> None:
+def write_json(value: Mapping[str, Any] | Sequence[Any], path: Path) -> None:
     write_text(json.dumps(value, indent=2) + "\n", path)
 
 
@@ -24,3 +24,8 @@ def write_text(text: str, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(each for each in (folder, *folder.parents) if each.exists())

@@ -3,7 +3,6 @@
 Nothing is handed over that does not say what PyTorch says: a difference over the tolerance raises ParityError.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
+from hpo.files import write_json
 from model.spec import ExperimentSpec
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ class Delivery(NamedTuple):
     def write(self, path: Path) -> None:
         """As JSON, whole or not at all; files relative to its folder."""
         rows = [{**row._asdict(), "file": os.path.relpath(row.file, path.parent)} for row in self.rows]
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps({**self._asdict(), "rows": rows}, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_json({**self._asdict(), "rows": rows}, path)
 
     def table(self) -> Table:
         where = {"test": "test mAP50", "val": "validation mAP50 (optimistic)", None: "mAP50"}[self.split]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo import runs
 from hpo.evidence import FOLDER, TEST
 from hpo.tracking import LAST_FILES, About, Model, Tracker
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from model.spec import ExperimentSpec
 
 CHAMPION, CANDIDATE = "champion", "candidate"
-SWEEP_FILE = "sweep.json"
 
 
 def register(
@@ -38,18 +38,18 @@ def register(
     from hpo import datasets
     from hpo.mlflow_models import sha256_of
 
-    known = datasets.known(run, spec)
+    known, scores = datasets.known(run, spec), _test_scores(run)
     tracker = Tracker(run.parent, run.name, note=note)
     tracker.describe(About(spec=spec.to_dict(), datasets=known))
     tracker.keep(LAST_FILES, plain=plain)
     sha256 = sha256_of(run / "model.onnx")
     model = Model(
-        name=name or _kept_name(run) or name_of(run),
+        name=name or runs.read_sweep(run).get("model_name") or name_of(run),
         trial=trial,
-        metrics={**({} if value is None else {f"winner_{metric}": value}), **_test_scores(run)},
+        metrics={**({} if value is None else {f"winner_{metric}": value}), **scores},
         params=params,
         alias=CANDIDATE if plain else CHAMPION,
-        remark=_remark(known, _test_scores(run)),
+        remark=_remark(known, scores),
     )
     if sha256 is not None:
         tracker.register(model, sha256, plain=plain)
@@ -61,14 +61,6 @@ def name_of(run: Path) -> str:
     """`ddetr-<spec's name>`, the same for every run of one spec file: runs are called after it and the time."""
     stem = re.sub(r"-\d{8}-\d{6}(-\d+)?$", "", run.name)
     return f"ddetr-{re.sub(r'[^A-Za-z0-9_.-]+', '-', stem)}"
-
-
-def _kept_name(run: Path) -> str | None:
-    path = run / SWEEP_FILE
-    if not path.is_file():
-        return None
-    found: str | None = json.loads(path.read_text(encoding="utf-8"))["sweep"].get("model_name")
-    return found
 
 
 def _test_scores(run: Path) -> dict[str, float]:

@@ -4,11 +4,11 @@ The best trials keep everything, so that their training can go on; every other t
 is deleted follows from the study alone, so a run that was interrupted here is tidied by doing it again.
 """
 
-import json
 from pathlib import Path
 
 from hpo.handoff import HANDOFF
 from hpo.result import TrialRecord, read_result
+from hpo.runs import read_sweep
 from hpo.sweep_spec import SweepSpec
 from hpo.trial import LATEST, NUMBERED
 
@@ -22,8 +22,7 @@ def tidy(run_dir: Path, *, keep: int | None = None) -> str | None:
     if not result.finished or not (run_dir / HANDOFF).is_file():
         return None
     if keep is None:
-        request = json.loads((run_dir / "sweep.json").read_text(encoding="utf-8"))
-        keep = int(request["sweep"].get("keep") or SweepSpec().keep)
+        keep = int(read_sweep(run_dir).get("keep") or SweepSpec().keep)
     stay = {trial.number for trial in (*result.ranked()[:keep], *(result.pareto if result.goals else ()))}
     removed: list[int] = []
     touched = set()

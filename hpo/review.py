@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
+from hpo.files import existing
 from hpo.screen import out, say
 from hpo.show_space import range_text, short
 from hpo.spec import Request
@@ -331,8 +332,7 @@ def _print_disk(disk: Disk, root: Path, trials: int) -> None:
 
 def _free(root: Path) -> int:
     """Free bytes where `root` is, or will be."""
-    there = next(folder for folder in (root, *root.parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(existing(root)).free
 
 
 def _print_configurations(found: Sequence[tuple[str, Mapping[str, Any]]], trials: int) -> None:

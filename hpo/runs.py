@@ -10,10 +10,13 @@ from typing import Any
 import yaml
 
 from hpo.errors import ResultsDirError, RunError
+from hpo.files import existing
 from model.spec import ExperimentSpec
 
 HANDOFF, BEST = "handoff.json", "model_best.pth"
 SECTIONS = "deploy.yaml"
+SWEEP = "sweep.json"
+"""Of a search: its settings, and by what it trains. Written last, so its presence says that the folder is complete."""
 
 
 def results_root(spec: ExperimentSpec) -> Path:
@@ -22,9 +25,8 @@ def results_root(spec: ExperimentSpec) -> Path:
 
 def check_root(root: Path) -> None:
     """ResultsDirError where nothing can be written at `root`; makes nothing there."""
-    there = next(folder for folder in (root, *root.parents) if folder.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing(root)):
             pass
     except OSError as error:
         raise ResultsDirError(
@@ -84,3 +86,10 @@ def read_sections(run: Path) -> dict[str, Any]:
     path = run / SECTIONS
     found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return dict(found or {})
+
+
+def read_sweep(run: Path) -> dict[str, Any]:
+    """The settings of a search; none of a folder that holds no search."""
+    path = run / SWEEP
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return dict(found.get("sweep", {}))

@@ -27,6 +27,7 @@ from hpo.ledger import Ledger
 from hpo.locks import exclusive
 from hpo.reporting.live import reported
 from hpo.result import SweepResult
+from hpo.runs import SWEEP
 from hpo.stall import Stall
 from hpo.sweep_spec import OBJECTIVES
 from hpo.tracking import About, Tracker
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
 
 TRAIN = "model.train:train"
-SWEEP_FILE = "sweep.json"
 
 
 def run_sweep(
@@ -63,8 +63,8 @@ def run_sweep(
     fail with one cause, DiskFullError; KeyboardInterrupt passes through, and `resume_sweep` goes on after any of them.
     """
     run_dir = run_dir.resolve()
-    if (run_dir / SWEEP_FILE).exists():
-        raise RunError(f"a new sweep needs a folder without one, but {run_dir} holds {SWEEP_FILE}; use `ddetr resume`.")
+    if (run_dir / SWEEP).exists():
+        raise RunError(f"a new sweep needs a folder without one, but {run_dir} holds {SWEEP}; use `ddetr resume`.")
     console = console or for_output()
     spec, adjustments = scale(spec, sweep.epochs)
     space = rescaled_space(space, spec.train.num_epochs)
@@ -133,7 +133,7 @@ def stop_sweep(run_dir: Path) -> bool:
     """Ends the sweep in `run_dir` early: what runs is stopped and keeps its best epoch. True when the driver that is at
     work was told to, False when there was none and the sweep is ended now."""
     run_dir = run_dir.resolve()
-    if (run_dir / SWEEP_FILE).is_file():
+    if (run_dir / SWEEP).is_file():
         (run_dir / STOP_FILE).touch()
     try:
         with _opened(run_dir) as (ledger, spec, sweep, train):
@@ -150,12 +150,10 @@ def _opened(run_dir: Path) -> Iterator[tuple[Ledger, ExperimentSpec, "SweepSpec"
     from hpo.sweep_spec import SweepSpec
     from search_spaces.space import SearchSpace
 
-    if not (run_dir / SWEEP_FILE).is_file():
-        raise RunError(
-            f"a sweep's folder must hold {SWEEP_FILE}, but {run_dir} does not; `ddetr runs` lists the sweeps."
-        )
+    if not (run_dir / SWEEP).is_file():
+        raise RunError(f"a sweep's folder must hold {SWEEP}, but {run_dir} does not; `ddetr runs` lists the sweeps.")
     with exclusive(run_dir / ".lock", holder="another driver"):
-        request = json.loads((run_dir / SWEEP_FILE).read_text(encoding="utf-8"))
+        request = json.loads((run_dir / SWEEP).read_text(encoding="utf-8"))
         sweep, problems = structure(SweepSpec, request["sweep"])
         assert not problems, problems
         spec = ExperimentSpec.from_dict(yaml.safe_load((run_dir / "spec.yaml").read_text(encoding="utf-8")))
@@ -175,7 +173,7 @@ def _write_request(run_dir: Path, spec: ExperimentSpec, sweep: "SweepSpec", spac
     write_spec(spec.to_dict(), run_dir / "spec.yaml")
     write_json(space.to_dict(), run_dir / "space.json")
     # Last: its presence says that the folder is complete.
-    write_json({"sweep": unstructure(sweep), "train": train}, run_dir / SWEEP_FILE)
+    write_json({"sweep": unstructure(sweep), "train": train}, run_dir / SWEEP)
 
 
 def _drive(

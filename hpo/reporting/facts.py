@@ -18,6 +18,7 @@ from hpo.errors import RunError
 from hpo.evidence import FOLDER, SUMMARY, TEST
 from hpo.handoff import DELIVERY, HANDOFF
 from hpo.result import Outcome, SweepResult, TrialRecord, read_result
+from hpo.runs import read_sweep
 from model.metrics import VAL_MAP50, Measurement
 from search_spaces.space import SearchSpace
 
@@ -107,7 +108,7 @@ def read_facts(run_dir: Path, *, importance: bool = True) -> Facts:
     plain = not (run_dir / "study.db").is_file()
     result = _plain_result(run_dir, spec) if plain else read_result(run_dir)
     space = None if plain else _space(run_dir)
-    sweep = (_json(run_dir / "sweep.json") or {}).get("sweep", {})
+    sweep = read_sweep(run_dir)
     population = sweep.get("scheduler") == "pbt"
     return Facts(
         run_dir=run_dir,

@@ -12,7 +12,7 @@ from hpo.pareto import pareto
 from hpo.reporting.blocks import Figure
 from hpo.reporting.facts import Evaluation, Facts
 from hpo.reporting.importance import Importance
-from hpo.reporting.names import short_names
+from hpo.reporting.names import moment, short_names
 from hpo.result import Outcome, TrialRecord
 
 INK, BEST, DEFAULT, OTHER, GRID = "#1f2933", "#0b63ce", "#c2410c", "#9aa5b1", "#e4e7eb"
@@ -208,7 +208,7 @@ def timeline(facts: Facts) -> Figure | None:
             "type": "bar",
             "orientation": "h",
             "y": [f"{node}pid {one.pid}"],
-            "base": [_stamp(one.start)],
+            "base": [moment(one.start)],
             "x": [1000 * (end - one.start)],
             "text": [str(trial.number)],
             "textposition": "inside",
@@ -245,10 +245,6 @@ def _unknown_end(trial: TrialRecord, start: float, now: float) -> float:
     if trial.outcome is None and not later:
         return now
     return min([*later, start + max(1.0, trial.seconds)])
-
-
-def _stamp(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def precision_recall(evaluation: Evaluation) -> Figure | None:

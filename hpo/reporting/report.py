@@ -4,11 +4,11 @@ A report is made of the run folder alone, so it can be made again at any time, o
 """
 
 import argparse
-import os
 import time
 from pathlib import Path
 
 from hpo.errors import InUseError
+from hpo.files import write_text
 from hpo.reporting import detector, search
 from hpo.reporting.blocks import Page, Section
 from hpo.reporting.facts import Facts, read_facts
@@ -25,11 +25,8 @@ def write_report(run_dir: Path, *, live_since: float | None = None, folder: Path
 
     folder = folder or run_dir
     page = page_of(read_facts(run_dir), live_since=live_since)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in ((MARKDOWN, markdown(page, folder)), (HTML, html(page))):
-        partial = folder / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / name)
+        write_text(text, folder / name)
     return folder / HTML
 
 

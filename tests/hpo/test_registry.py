@@ -12,11 +12,11 @@ import pytest
 from mlflow import MlflowClient
 from onnx import TensorProto, helper
 
-from hpo import registry
 from hpo.files import write_json
 from hpo.mlflow_store import EXPERIMENT, tracking_uri
 from hpo.registry import name_of, register
 from hpo.result import Outcome
+from hpo.runs import read_sweep
 from hpo.tracking import QUEUE, Tracker, plain_run
 from model.metrics import VAL_MAP50, Measurement
 from model.spec import ExperimentSpec
@@ -155,4 +155,4 @@ def test_names(root: Path) -> None:
     assert name_of(Path("/x/my spec: new-20261125-183000")) == "ddetr-my-spec-new"
     run = finished(root, "d-20260101-120000")
     write_json({"sweep": {"model_name": "cars"}}, run / "sweep.json")
-    assert registry._kept_name(run) == "cars"
+    assert read_sweep(run)["model_name"] == "cars"
