@@ -28,8 +28,8 @@ and a uniform opening (tests/benchmarks/searchers.py): best where the default is
 INSIDE = 0.3
 """The opening keeps its centre this far from the ends of a range. A default that stands at an end was put there by an
 overlay that believes the good values elsewhere (rates of a detector from random weights), and trial 0 is at the default
-already. Measured beside 0 and the middle of logarithmic ranges on cheap surfaces (tests/benchmarks/searchers.py), where it
-won, and on a model of real trials (tests/benchmarks/openings.py), where it did not."""
+already. On cheap surfaces (tests/benchmarks/searchers.py) it beat 0 and the middle of logarithmic ranges; on a model of
+real trials (tests/benchmarks/openings.py) it was no better than 0, and the middle of every range was."""
 
 
 class Proposing(BaseSampler):
