@@ -3,11 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
+from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec, QuantizeSpec
 from model.notices import lines
 from schemas.structure import structure, unstructure
 
-SECTIONS: Mapping[str, type] = {"export": ExportSpec, "gen_trt_engine": GenTrtEngineSpec, "quantize": QuantizeSpec}
+SECTIONS: Mapping[str, type] = {
+    "export": ExportSpec,
+    "gen_trt_engine": GenTrtEngineSpec,
+    "quantize": QuantizeSpec,
+    "deploy": DeploySpec,
+}
 UNUSED: Mapping[str, str] = {
     "export.gpu_id": "the export is traced on the CPU, and the file is the same",
     "export.on_cpu": "the export is traced on the CPU, and the file is the same",
@@ -15,6 +20,10 @@ UNUSED: Mapping[str, str] = {
     "gen_trt_engine.gpu_id": "the engine is built on the first GPU, or ahead of time without one",
     "gen_trt_engine.timing_cache": "every build takes its own timings",
     "gen_trt_engine.tensorrt.calibration": "INT8 is not part of this version",
+    "export.attention": "the graph is of the gridsample form",
+    "export.postprocess": "the graph gives logits and boxes",
+    "export.input_dtype": "the graph takes normalised pixels",
+    "deploy": "the winner is handed over in FP32",
     "quantize": "quantisation is not part of this version",
 }
 """Key, or group of keys, to the reason."""

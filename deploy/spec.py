@@ -39,6 +39,26 @@ class ExportSpec:
         False, title="DeepStream files", doc="Also write labels.txt and the DeepStream configuration."
     )
     overwrite: bool = field(False, title="Overwrite", doc="Replace an existing ONNX file.", note="ours")
+    attention: str = field(
+        "auto",
+        title="Attention form",
+        doc="How the graph samples features; auto chooses by what the file is for.",
+        enum=("auto", "gridsample", "gather", "plugin"),
+        note="ours",
+    )
+    postprocess: bool = field(
+        False,
+        title="Post-processing",
+        doc="Let the graph itself pick the best detections and give scores, labels and boxes in pixels.",
+        note="ours",
+    )
+    input_dtype: str = field(
+        "float32",
+        title="Input type",
+        doc="float32: normalised pixels; uint8: pixels as they are, normalised inside the graph.",
+        enum=("float32", "uint8"),
+        note="ours",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +73,13 @@ class CalibrationSpec:
         1, title="Calibration batch size", doc="Images in one calibration batch.", low=1, popular=True
     )
     cal_batches: int = field(1, title="Calibration batches", doc="Batches to calibrate with.", low=1, popular=True)
+    method: str = field(
+        "minmax",
+        title="Calibration method",
+        doc="How the range of a tensor follows from its values.",
+        enum=("minmax", "entropy", "percentile"),
+        note="ours",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,3 +141,64 @@ class QuantizeSpec:
     device: str = field(
         "cuda", title="Device", doc="Where to quantise.", extra={"pattern": "^(cuda|cpu|trt|cuda:[0-9]+)$"}
     )
+
+
+PRECISIONS = ("FP32", "FP16", "INT8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxDropSpec:
+    """How much mAP50 each precision may lose against PyTorch on the same images."""
+
+    fp32: float = field(0.0001, title="FP32", doc="Largest loss of mAP50 in FP32.", low=0, high=1, note="ours")
+    fp16: float = field(0.005, title="FP16", doc="Largest loss of mAP50 in FP16.", low=0, high=1, note="ours")
+    int8: float = field(0.02, title="INT8", doc="Largest loss of mAP50 in INT8.", low=0, high=1, note="ours")
+
+    def of(self, precision: str) -> float:
+        return {"FP32": self.fp32, "FP16": self.fp16, "INT8": self.int8}[precision]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploySpec:
+    """What becomes of a finished run's winner."""
+
+    precisions: tuple[str, ...] = field(
+        (),
+        title="Precisions",
+        doc="Which of FP32, FP16 and INT8 are handed over; empty: FP32 and gen_trt_engine.tensorrt.data_type.",
+        search=False,
+        note="ours",
+    )
+    max_drop: MaxDropSpec = field(
+        MaxDropSpec, title="Tolerance", doc="Loss of mAP50 that ends a handoff in an error.", note="ours"
+    )
+    calibration_images: int = field(
+        64,
+        title="Calibration images",
+        doc="Training images to calibrate with, where no calibration data are named.",
+        low=1,
+        note="ours",
+    )
+    objective: str | None = field(
+        None,
+        title="Objective",
+        doc="Set: every trade-off of the search is handed over and measured, and the winner is chosen among them: "
+        "accuracy: the best deployed mAP50; latency: the fastest within accuracy_slack of the best.",
+        enum=("accuracy", "latency"),
+        note="ours",
+    )
+    max_latency_ms: float | None = field(
+        None, title="Latency limit", doc="Slower members are not chosen, milliseconds at batch 1.", low=0, note="ours"
+    )
+    accuracy_slack: float = field(
+        0.01, title="Accuracy slack", doc="mAP50 that objective=latency may give up.", low=0, high=1, note="ours"
+    )
+
+    def problems(self, name: str) -> list[str]:
+        wrong = [each for each in self.precisions if each not in PRECISIONS]
+        if not wrong and len(set(self.precisions)) == len(self.precisions):
+            return []
+        return [
+            f"`{name}.precisions` must be different ones of {', '.join(PRECISIONS)}, but is {list(self.precisions)}; "
+            "set it to [FP32, FP16]."
+        ]

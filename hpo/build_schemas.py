@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
+from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec, QuantizeSpec
 from model.metrics import VAL_MAP50
 from model.spec import ExperimentSpec, InferSource, Source
 from schemas import dotted
@@ -62,6 +62,7 @@ class Deployment:
         doc="Lowers the precision of a trained model.",
         extra={"required": ["model_path", "results_dir"]},
     )
+    deploy: DeploySpec = field(DeploySpec, title="Handoff", doc="What becomes of the winner of a run.", note="ours")
 
 
 def build() -> dict[str, str]:
@@ -70,7 +71,7 @@ def build() -> dict[str, str]:
     for action in ACTIONS:
         document = build_schema(
             (ExperimentSpec, Deployment),
-            sorted({*SHARED, action}),
+            sorted({*SHARED, action, *(("deploy",) if action == "train" else ())}),
             records=(Source, InferSource),
             origin={**NETWORK, "action": action, "source": "ddetr-automl"},
         )

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deploy.spec import ExportSpec, GenTrtEngineSpec, QuantizeSpec
+from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec, QuantizeSpec
 from hpo.policy import Policy, read_policy
 from hpo.sweep_spec import SweepSpec
 from model.errors import SpecError
@@ -29,7 +29,12 @@ from search_spaces.space import SearchSpace
 if TYPE_CHECKING:
     from model.data.coco import Summary
 
-DEPLOYMENT: Mapping[str, type] = {"export": ExportSpec, "gen_trt_engine": GenTrtEngineSpec, "quantize": QuantizeSpec}
+DEPLOYMENT: Mapping[str, type] = {
+    "export": ExportSpec,
+    "gen_trt_engine": GenTrtEngineSpec,
+    "quantize": QuantizeSpec,
+    "deploy": DeploySpec,
+}
 POLICY, BLOCK = "automl_policy", "automl"
 PATHS = frozenset({
     "image_dir", "json_file", "classmap", "results_dir", "checkpoint", "trt_engine", "onnx_file", "timing_cache",

@@ -13,7 +13,7 @@ from schemas.fields import field
 from schemas.structure import structure, unstructure
 
 INF = float("inf")
-DEPLOY_SECTIONS = ("export", "gen_trt_engine", "quantize")
+DEPLOY_SECTIONS = ("export", "gen_trt_engine", "quantize", "deploy")
 """Sections of a shared spec file that belong to `deploy`; the tree here passes over them."""
 
 RESNETS = ("resnet_tiny", "resnet_18", "resnet_34", "resnet_50", "resnet_101")
@@ -461,6 +461,13 @@ class EvaluateSpec:
     input_width: int | None = field(None, title="Input width", doc="Resize to exactly this width, pixels.", low=1)
     input_height: int | None = field(None, title="Input height", doc="Resize to exactly this height, pixels.", low=1)
     conf_threshold: float = field(0.0, title="Confidence", doc="Drop detections below this score.")
+    latency_batch_sizes: tuple[int, ...] = field(
+        (1,),
+        title="Latency batch sizes",
+        doc="Batch sizes whose latency is measured after scoring; empty measures none.",
+        search=False,
+        note="ours",
+    )
 
     def problems(self, name: str) -> list[str]:
         return _size_problems(name, self.input_height, self.input_width)
