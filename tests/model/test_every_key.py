@@ -645,7 +645,7 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "dataset.dataset_type": "default", "dataset.quant_calibration_data_sources.image_dir": "x",
     "dataset.quant_calibration_data_sources.json_file": "x", "train.input_width": 9, "train.input_height": 9,
     "train.verbose": True, "train.optim.monitor_name": "train_loss", "evaluate.num_gpus": 2, "evaluate.gpu_ids": [1],
-    "evaluate.num_nodes": 2, "evaluate.trt_engine": "x", "inference.num_gpus": 2, "inference.gpu_ids": [1],
+    "evaluate.num_nodes": 2, "evaluate.trt_engine": "x", "evaluate.latency_batch_sizes": [2], "inference.num_gpus": 2, "inference.gpu_ids": [1],
     "inference.num_nodes": 2, "inference.trt_engine": "x",
 }  # fmt: skip
 
