@@ -6,9 +6,10 @@ read with `weights_only=True`, and it pickles no class of ours, so a renamed mod
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from torch import Tensor
 
 from model.errors import CheckpointError, SpecError
 from model.network.detr import DeformableDETR, build
+from model.quantised import STATE, in_full
 from model.spec import ExperimentSpec
 from model.tensorfile import read_raw
 from model.weights import load_exactly
+
+log = logging.getLogger(__name__)
 
 KEY = "ddetr"
 FORMAT_VERSION = 1
@@ -41,7 +45,9 @@ class Checkpoint:
     metrics: Mapping[str, float]
     """Of the validation after that epoch; empty without one."""
     state: Mapping[str, Tensor]
-    """The detector's state dict."""
+    """The detector's state dict, in float32 whatever the file keeps."""
+    quantised: Mapping[str, str] = field(default_factory=dict)
+    """Layer to the type in which the file keeps its weight; empty for a checkpoint of a training."""
 
 
 def describe(
@@ -96,7 +102,7 @@ def _altered(path: Path, how: str) -> str:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    raw = read_raw(path)
+    raw = in_full(read_raw(path), path)
     found = description(raw, path)
     try:
         spec = ExperimentSpec.from_dict(found["spec"])
@@ -110,7 +116,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         num_classes=spec.dataset.num_classes,
         epoch=found["epoch"],
         metrics=found["metrics"],
-        state={name.removeprefix(PREFIX): value for name, value in raw["state_dict"].items()},
+        state={name.removeprefix(PREFIX): value for name, value in raw[STATE].items()},
+        quantised=found.get("quantised", {}).get("layers", {}),
     )
 
 
@@ -119,6 +126,10 @@ def load_model(path: Path) -> tuple[DeformableDETR, Checkpoint]:
     checkpoint = read_checkpoint(path)
     model = build(checkpoint.spec.model, checkpoint.num_classes, pretrained=uses_pretrained(checkpoint.spec))
     load_exactly(model, checkpoint.state, path)
+    if checkpoint.quantised:
+        kinds = ", ".join(sorted(set(checkpoint.quantised.values())))
+        count = len(checkpoint.quantised)
+        log.info("%s keeps the weights of %d layers as %s; they are computed with in float32", path, count, kinds)
     return model.eval(), checkpoint
 
 

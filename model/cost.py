@@ -1,16 +1,16 @@
 """What a trained detector costs: weights, bytes, time. Knows no accuracy and no search."""
 
-import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from model.checkpoint import load_model
+from model.latency import measure as measure_runs
+from model.latency import torch_run
 from model.spec import AugmentationSpec
 
-WARM_UP, FORWARDS = 2, 9
+FORWARDS = 9
 
 
 def measure(checkpoint: Path, names: Sequence[str], *, cpus: int | None = None) -> dict[str, float]:
@@ -38,18 +38,11 @@ def latency(model: torch.nn.Module, size: tuple[int, int], *, cpus: int | None =
     """Median of milliseconds of a forward of one image of height and width `size`, after some that do not count."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).eval()
-    pixels = torch.zeros(1, 3, *size, device=device)
+    pixels = torch.zeros(1, 3, *size)
     threads = torch.get_num_threads()
     torch.set_num_threads(cpus or threads)
-    taken = []
     try:
-        with torch.inference_mode():
-            for _ in range(WARM_UP + FORWARDS):
-                begun = time.perf_counter()
-                model(pixels)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                taken.append(time.perf_counter() - begun)
+        (row,) = measure_runs(lambda batch: torch_run(model, pixels, None, batch), [1], least=FORWARDS, most=FORWARDS)
     finally:
         torch.set_num_threads(threads)
-    return 1000 * statistics.median(taken[WARM_UP:])
+    return row.median_ms

@@ -470,7 +470,13 @@ class EvaluateSpec:
     )
 
     def problems(self, name: str) -> list[str]:
-        return _size_problems(name, self.input_height, self.input_width)
+        found = _size_problems(name, self.input_height, self.input_width)
+        if any(batch < 1 for batch in self.latency_batch_sizes):
+            found.append(
+                f"`{name}.latency_batch_sizes` must be sizes of at least 1, but is {list(self.latency_batch_sizes)}; "
+                "correct it, or leave it empty."
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.errors import CheckpointError
 from model.foreign import from_hugging_face, is_hugging_face, with_every_head, without_wrapper
+from model.quantised import in_full
 from model.spec import ExperimentSpec
 from model.tensorfile import read_raw
 
@@ -122,7 +123,7 @@ def tensors(raw: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _load(module: nn.Module, path: Path, what: str) -> LoadReport:
-    filled, report = fit(module, tensors(read_raw(path)))
+    filled, report = fit(module, tensors(in_full(read_raw(path), path)))
     needed = [name for name in module.state_dict() if not name.startswith(CLASS_HEADS) and not name.endswith(_COUNTER)]
     coverage = sum(name in filled for name in needed) / max(1, len(needed))
     if coverage < MIN_COVERAGE:
