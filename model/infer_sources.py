@@ -40,7 +40,7 @@ def find_pictures(spec: ExperimentSpec) -> list[Picture]:
             found.append((path, root.parent / path.name))
             continue
         folder = local(entry)
-        images = sorted(each for each in folder.rglob("*") if _is_image(each.relative_to(folder)) and each.is_file())
+        images = images_below(folder)
         if not images:
             archives = [each.name for each in sorted(folder.glob("*")) if each.name.endswith(ARCHIVES)]
             hint = f"; name its archive: {folder / archives[0]}" if archives else ""
@@ -53,6 +53,11 @@ def find_pictures(spec: ExperimentSpec) -> list[Picture]:
         Picture(path, "labels" / Path(label), "images_annotated" / Path(relative))
         for (path, relative), label in zip(found, labels, strict=True)
     ]
+
+
+def images_below(folder: Path) -> list[Path]:
+    """All image files in `folder` and the folders in it, hidden ones left out, sorted."""
+    return sorted(each for each in folder.rglob("*") if _is_image(each.relative_to(folder)) and each.is_file())
 
 
 def _is_image(path: Path) -> bool:
