@@ -126,6 +126,8 @@ def export_action(spec: ExperimentSpec, export: ExportSpec) -> Path:
         f"{written.opset}, {written.attention} attention; largest differences from PyTorch on two photographs: logits "
         f"{written.parity['logits']:.1e}, boxes {written.parity['boxes']:.1e}. Described in {described_by.name}."
     )
+    if quantised := written.lineage.get("quantised"):
+        print(f"{onnx} holds the weights of {len(quantised)} quantised layers in float32, as they are computed with.")
     return onnx
 
 
@@ -208,4 +210,5 @@ def _lineage(source: Checkpoint) -> dict[str, Any]:
         "epoch": source.epoch,
         "metrics": dict(source.metrics),
         "torch": torch.__version__,
+        **({"quantised": dict(source.quantised)} if source.quantised else {}),
     }
