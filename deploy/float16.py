@@ -1,20 +1,17 @@
 """FP32 graph -> the same in float16 with float32 inputs and outputs. Knows graphs; which nodes stay is its caller's
-choice, or found by `choose`.
-
-ONNX Runtime computes float16 on a CPU in float32 and leaves the rounding between two operators out, and with it every
-overflow. `rounded` is the graph that a CPU must run to see what a GPU will.
-"""
+choice, or found by `choose`."""
 
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from deploy.calibration import CalibrationImages
 from deploy.drift import Chosen, Verdict
-from deploy.tensors import copied, extents, floats_of, read, typed, types_of
+from deploy.rounding import rounded
+from deploy.tensors import copied, extents, floats_of, read, typed
 
 LARGEST = 65504.0
 NEAR = LARGEST / 2
@@ -36,34 +33,6 @@ def cast(model: ModelProto, keep: Collection[str]) -> ModelProto:
     low = typed(low)
     onnx.checker.check_model(low)
     return low
-
-
-def rounded(model: ModelProto) -> ModelProto:
-    """A float32 graph of the same tensor names whose tensors hold what those of `model`'s float16 tensors would: each
-    operator computes in float32 and its result is rounded. A graph without float16 comes back as it is."""
-    types = types_of(model)
-    if TensorProto.FLOAT16 not in types.values():
-        return model
-    full = copied(model)
-    for constant in full.graph.initializer:
-        if constant.data_type == TensorProto.FLOAT16:
-            constant.CopyFrom(_as_float32(constant))
-    nodes = []
-    for node in full.graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT16:
-                attribute.t.CopyFrom(_as_float32(attribute.t))
-            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT16:
-                attribute.i = TensorProto.FLOAT
-        nodes.append(node)
-        for place, name in enumerate(node.output):
-            if types.get(name) == TensorProto.FLOAT16:
-                node.output[place] = f"{name}/exact"
-                nodes.append(_cast(f"{name}/exact", f"{name}/half", TensorProto.FLOAT16))
-                nodes.append(_cast(f"{name}/half", name, TensorProto.FLOAT))
-    del full.graph.node[:]
-    full.graph.node.extend(nodes)
-    return typed(full)
 
 
 def choose(
@@ -212,14 +181,6 @@ def _drop_round_trips(model: ModelProto) -> None:
 
 def _is_cast(node: NodeProto, to: int) -> bool:
     return node.op_type == "Cast" and any(each.name == "to" and each.i == to for each in node.attribute)
-
-
-def _cast(source: str, target: str, to: int) -> NodeProto:
-    return helper.make_node("Cast", [source], [target], f"{target}/cast", to=to)
-
-
-def _as_float32(constant: TensorProto) -> TensorProto:
-    return numpy_helper.from_array(numpy_helper.to_array(constant).astype(np.float32), constant.name)
 
 
 def _largest(constant: TensorProto) -> float:

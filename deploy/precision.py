@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto
 from deploy import float16, int8, ranges, sidecar
 from deploy.calibration import CalibrationImages
 from deploy.drift import Chosen, Drift, Verdict
+from deploy.rounding import rounded
 from deploy.spec import MaxDropSpec
 from deploy.tensors import load, types_of
 from model.checkpoint import sha256
@@ -144,7 +145,7 @@ class _Judge:
         self.reference = score(onnx) if score is not None and reference is None else reference
 
     def __call__(self, model: ModelProto) -> Verdict:
-        model = float16.rounded(model)
+        model = rounded(model)
         drift, allowed = self._drift(model), MAX_DRIFT[self._precision]
         why = f"they move by {drift:.2g} of a score or of the image on average (allowed: {allowed})"
         if self._score is None or (self._precision == "FP16" and not drift <= allowed):

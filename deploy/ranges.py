@@ -2,7 +2,7 @@
 images a file was made from, and takes it for no other."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from deploy.calibration import CalibrationImages
 from deploy.sidecar import in_place
 from deploy.tensors import extents, read
 from model.errors import Kind
-from model.progress import progress
+from model.progress import progress, track
 
 METHODS = ("minmax", "entropy", "percentile")
 BINS = 2048
@@ -62,22 +62,17 @@ def measured(model: ModelProto, names: Sequence[str], images: CalibrationImages,
         raise ValueError(
             f"`gen_trt_engine.tensorrt.calibration.method` must be one of {', '.join(METHODS)}, but is `{method}`."
         )
-    with progress("calibrating", images.count * (1 if method == "minmax" else 2), "images") as counting:
-
-        def single() -> Iterable[np.ndarray]:  # how images are batched changes nothing but the memory they take
-            for batch in images.one_by_one():
-                yield batch
-                counting.advance()
-
-        seen = extents(model, names, single())
-        largest = {name: each.largest for name, each in seen.items()}
-        if method == "minmax":
-            return largest
-        counts = {name: np.zeros(BINS, dtype=np.int64) for name in names}
-        sizes = {name: seen[name].elements for name in names}
-        for batch in single():
-            for name, (values,) in read([model], sizes, [batch]):
-                counts[name] += np.histogram(np.abs(values), BINS, range=(0.0, largest[name] or 1.0))[0]
+    single = images.one_by_one()  # how images are batched changes nothing but the memory they take
+    seen = extents(model, names, track(single, "calibrating", images.count, "images"))
+    largest = {name: each.largest for name, each in seen.items()}
+    if method == "minmax":
+        return largest
+    counts = {name: np.zeros(BINS, dtype=np.int64) for name in names}
+    with progress("counting values", images.count * len(names), "tensors") as counting:
+        for name, (values,) in read([model], {name: seen[name].elements for name in names}, single):
+            place = np.minimum(np.abs(values) * (BINS / (largest[name] or 1.0)), BINS - 1).astype(np.int64)
+            counts[name] += np.bincount(place.ravel(), minlength=BINS)
+            counting.advance()
     cut = _percentile if method == "percentile" else _entropy
     return {name: largest[name] * cut(counts[name]) / BINS for name in names}
 
