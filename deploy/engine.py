@@ -1,45 +1,57 @@
-"""ONNX -> TensorRT engine and its sidecar. Knows the builder's options; knows no checkpoint and runs no engine.
+"""ONNX -> TensorRT engine and its sidecar. Knows the builder's options; knows no checkpoint and no data set.
 
-FP32 only in this version. Nothing is written unless the whole build succeeds.
+An engine's precision is that of its graph. Nothing is written unless the whole build succeeds.
 """
 
 import dataclasses
 import time
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from deploy import sidecar, trt
-from deploy.spec import GenTrtEngineSpec, TensorRTSpec
+from deploy import gate, network, sidecar, timing, trt
+from deploy.runtime import EngineError, EnginePredictor, gpu
+from deploy.spec import PRECISIONS, TensorRTSpec
 from model.checkpoint import sha256
 from model.progress import progress
-
-PRECISIONS = ("FP32",)
-_WHOLE_TYPES = {"FLOAT", "INT32", "INT64", "BOOL"}
-"""What an FP32 network may hold: full floats, and the integers of shapes and indices."""
-
-Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineReport:
+    onnx: Path
+    """What it was built from."""
     engine: Path
     sidecar: Path
     library: str
     version: str
     precision: str
+    contents: network.Contents
+    """Of the network that was built, as the library has it."""
     bytes: int
     seconds: float
     """Of parsing and building."""
     compared: str
-    """Whether the engine's numbers were compared with PyTorch's, and if not, why."""
+    """Whether the engine's detections were compared with its ONNX file's, and if not, why."""
+    timings: str | None
+    """What became of the timing cache; None without one."""
+    runs_here: bool
+    """Whether this machine can load the engine."""
 
     def line(self) -> str:
+        layers = self.contents.layers
+        held = {
+            "FP32": "",
+            "FP16": f" ({layers['half']} layers compute in it)",
+            "INT8": f" ({layers['quantize']} Q and {layers['dequantize']} DQ nodes, "
+            f"{self.contents.tensors.get('INT8', 0)} INT8 tensors)",
+        }[self.precision]
         return (
-            f"{self.engine}: {self.precision}, {self.bytes / 1e6:.1f} MB, {self.library} {self.version}, built in "
-            f"{self.seconds:.1f} s; {self.compared}."
+            f"{self.engine}: {self.precision}{held}, {self.bytes / 1e6:.1f} MB, {self.library} {self.version}, built "
+            f"in {self.seconds:.1f} s; {self.compared}."
         )
 
 
@@ -53,34 +65,39 @@ def build_engine(
     workspace_mb: int = 1024,
     precision: str = "FP32",
     batch_size: int = -1,
+    timing_cache: Path | None = None,
+    gpu_id: int = 0,
     verbose: bool = False,
+    given: Mapping[str, Any] | None = None,
+    reference: Path | None = None,
 ) -> EngineReport:
     """Builds for batches of `min_batch` to `max_batch`, tuned for `opt_batch`; a graph of fixed batch keeps its own,
     which `batch_size` must name, or be -1. `workspace_mb` is the builder's scratch memory, as given, in MB of 2^20
-    bytes. An existing engine is replaced.
+    bytes. precision: what the graph must compute in. gpu_id: builds there, where there is a GPU. given: the user's
+    nested spec, which the graph must not contradict. reference: the ONNX file that says what is to be detected, where a
+    GPU can run the engine; `onnx` itself when None. An existing engine is replaced.
     """
     _check_build(precision, min_batch, opt_batch, max_batch)
     described = sidecar.read_onnx(onnx)
     library = trt.load()
+    device = gpu(gpu_id, "to build") if torch.cuda.is_available() else None
     log = trt.message_log(library.api, verbose=verbose)
     start = time.perf_counter()
-    builder = library.api.Builder(log)
-    network = _parse(library.api, builder, log, onnx)
-    shapes = _shapes(network, (min_batch, opt_batch, max_batch), batch_size, onnx)
-    types = _tensor_types(network, precision, onnx)
-    config = _config(library.api, builder, network.get_input(0).name, shapes, workspace_mb)
-    with progress("building the engine") as counting:
-        config.progress_monitor = monitor = trt.monitor(library.api, counting)
-        plan = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
-    if plan is None:
-        raise ValueError(
-            f"{library.name} {library.version} must be able to build `{onnx}`, but could not with "
-            f"workspace_size={workspace_mb} MB: {_joined(log.errors)} Raise the workspace if it is named above."
-        )
+    with nullcontext() if device is None else torch.cuda.device(device):
+        builder = _builder(library, log)
+        net = network.create(library.api, builder)
+        parser = network.parse(library.api, net, log, onnx)
+        network.check_described(net, described, given or {}, onnx)
+        shapes = network.shapes(net, (min_batch, opt_batch, max_batch), batch_size, onnx)
+        contents = network.contents(net)
+        network.check_precision(contents, precision, onnx)
+        config = _config(library.api, builder, net.get_input(0).name, shapes, workspace_mb, details=device is not None)
+        timings = None if timing_cache is None else timing.attach(config, library, log, timing_cache)
+        plan = _build(library, builder, net, config, log, onnx, workspace_mb)
+        if timings is not None and timings.write and timing_cache is not None:
+            timing.keep(config, library, timing_cache)
+    del parser
     seconds = time.perf_counter() - start
-    compared = _compared(described)
     with sidecar.in_place(engine, sidecar.path_of(engine)) as (partial, described_by):
         partial.write_bytes(plan)
         content = sidecar.EngineSidecar(
@@ -90,69 +107,45 @@ def build_engine(
             onnx_sha256=sha256(onnx),
             library=library.name,
             library_version=library.version,
-            precision=precision,
-            tensor_types=types,
+            precision=contents.precision,
+            tensors=contents.tensors,
+            layers=contents.layers,
+            inspected=None,
             tf32=False,
             shapes=dict(zip(("min", "opt", "max"), shapes, strict=True)),
             workspace_mb=workspace_mb,
-            target=torch.cuda.get_device_name() if torch.cuda.is_available() else "built ahead of time, without a GPU",
-            compared=compared,
+            target=_target(library, device),
+            compared="",
             model=None if described is None else dataclasses.asdict(described),
         )
+        content, runs_here = _tried(plan, content, library, device, reference or onnx)
         sidecar.write(content, described_by)
     return EngineReport(
+        onnx=onnx,
         engine=engine,
         sidecar=sidecar.path_of(engine),
         library=library.name,
         version=library.version,
-        precision=precision,
+        precision=content.precision,
+        contents=contents,
         bytes=engine.stat().st_size,
         seconds=seconds,
-        compared=compared,
+        compared=content.compared,
+        timings=None if timings is None else timings.said,
+        runs_here=runs_here,
     )
-
-
-def gen_trt_engine_action(spec: GenTrtEngineSpec) -> Path:
-    """The `gen_trt_engine` action. Returns the engine's path."""
-    for name in ("onnx_file", "trt_engine"):
-        if getattr(spec, name) is None:
-            raise ValueError(f"`gen_trt_engine.{name}` must name a file, but is unset; set it.")
-    wanted = spec.tensorrt
-    check_options(wanted)
-    assert spec.onnx_file is not None
-    assert spec.trt_engine is not None
-    report = build_engine(
-        Path(spec.onnx_file),
-        Path(spec.trt_engine),
-        min_batch=wanted.min_batch_size,
-        opt_batch=wanted.opt_batch_size,
-        max_batch=wanted.max_batch_size,
-        workspace_mb=wanted.workspace_size,
-        precision=wanted.data_type,
-        batch_size=spec.batch_size,
-        verbose=spec.verbose,
-    )
-    if spec.timing_cache is not None:
-        print("gen_trt_engine.timing_cache is not used by this version: the build took its own timings.")
-    print(report.line())
-    return report.engine
 
 
 def check_options(wanted: TensorRTSpec) -> None:
-    """Raises ValueError for what no build of this version can do, before there is anything to build from."""
+    """Raises ValueError for what no build can do, before there is anything to build from."""
     _check_build(wanted.data_type, wanted.min_batch_size, wanted.opt_batch_size, wanted.max_batch_size)
-    if wanted.layers_precision:
-        raise ValueError(
-            f"`gen_trt_engine.tensorrt.layers_precision` cannot be honoured by this version, which builds FP32 only, "
-            f"but is {list(wanted.layers_precision)}; leave it empty."
-        )
 
 
 def _check_build(precision: str, low: int, usual: int, high: int) -> None:
     if precision not in PRECISIONS:
         raise ValueError(
-            f"`gen_trt_engine.tensorrt.data_type` must be one of {', '.join(PRECISIONS)} in this version, but is "
-            f"`{precision}`; set it to FP32."
+            f"`gen_trt_engine.tensorrt.data_type` must be one of {', '.join(PRECISIONS)}, but is `{precision}`; set it "
+            "to FP32."
         )
     if not 1 <= low <= usual <= high:
         raise ValueError(
@@ -161,76 +154,88 @@ def _check_build(precision: str, low: int, usual: int, high: int) -> None:
         )
 
 
-def _parse(api: Any, builder: Any, log: Any, onnx: Path) -> Any:
-    """The network of `onnx`; every complaint of the parser in one ValueError."""
-    # Types come from the graph. Newer versions know nothing else, and deprecate the flag that older ones need for it.
-    typed = getattr(api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if typed is None else 1 << int(typed))
-    parser = api.OnnxParser(network, log)
-    parsed = parser.parse_from_file(str(onnx))
-    problems = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-    if not parsed or problems:
-        raise ValueError(
-            f"TensorRT must be able to parse the ONNX file, but `{onnx}` has {len(problems)} problems: "
-            f"{_joined(problems)} Export it again."
-        )
-    # An empty or cut-off file can parse "well" into a network of nothing.
-    if network.num_inputs != 1 or network.num_outputs == 0:
-        raise ValueError(
-            f"an ONNX detector must have one input and outputs, but `{onnx}` has {network.num_inputs} and "
-            f"{network.num_outputs}; export it again."
-        )
-    return network
+def _builder(library: trt.Library, log: Any) -> Any:
+    """A builder, with the library's plugins known to its parser."""
+    trt.load_plugins(library.api, log)
+    try:
+        return library.api.Builder(log)
+    except TypeError:  # what the bindings make of a builder that could not be had
+        raise EngineError(
+            f"{library.name} {library.version} must be able to build here, but cannot: {trt.joined(log.errors)} It "
+            "needs a GPU and its driver; only tensorrt_rtx builds without one: pip install 'ddetr-automl[trt-rtx]'."
+        ) from None
 
 
-def _shapes(network: Any, batches: tuple[int, int, int], batch_size: int, onnx: Path) -> tuple[Shape, Shape, Shape]:
-    """The input's min, opt and max shape."""
-    shape = tuple(network.get_input(0).shape)
-    if len(shape) != 4 or min(shape[1:]) < 1:
-        raise ValueError(
-            f"the input of an ONNX detector must be [B, 3, H, W] with only B open, but `{onnx}` has "
-            f"{list(shape)} (-1: open); export it again."
-        )
-    fixed, channels, height, width = shape
-    if batch_size != -1 and fixed != batch_size:
-        raise ValueError(
-            f"`gen_trt_engine.batch_size` must be the batch size of the ONNX file, or -1, but is {batch_size} and "
-            f"`{onnx}` has {'an open one' if fixed == -1 else fixed}; change one of them."
-        )
-    low, usual, high = batches if fixed == -1 else (fixed,) * 3
-    return (low, channels, height, width), (usual, channels, height, width), (high, channels, height, width)
-
-
-def _tensor_types(network: Any, precision: str, onnx: Path) -> tuple[str, ...]:
-    """The types of all tensors in the network, which must be those of `precision`."""
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    found = {layer.get_output(place).dtype.name for layer in layers for place in range(layer.num_outputs)}
-    if not found <= _WHOLE_TYPES:
-        raise ValueError(
-            f"an {precision} engine must come from a graph of that precision, but `{onnx}` holds "
-            f"{', '.join(sorted(found - _WHOLE_TYPES))}; export it in FP32."
-        )
-    return tuple(sorted(found))
-
-
-def _config(api: Any, builder: Any, name: str, shapes: tuple[Shape, Shape, Shape], workspace_mb: int) -> Any:
+def _config(
+    api: Any,
+    builder: Any,
+    name: str,
+    shapes: tuple[network.Shape, network.Shape, network.Shape],
+    workspace_mb: int,
+    *,
+    details: bool,
+) -> Any:
+    """details: keeps the types of all layers in the engine, for its inspector."""
     config = builder.create_builder_config()
     config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, workspace_mb << 20)
     config.clear_flag(api.BuilderFlag.TF32)  # on by default, and ten bits of mantissa are not FP32
+    if details:
+        config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
     profile = builder.create_optimization_profile()
     profile.set_shape(name, *shapes)
     config.add_optimization_profile(profile)
     return config
 
 
-def _compared(described: sidecar.OnnxSidecar | None) -> str:
-    """This version runs no engines, so the truth is always that nothing was compared."""
-    said = "not compared: " + ("this version does not run engines" if torch.cuda.is_available() else "no GPU")
-    if described is not None and described.attention == "gridsample":
-        # NVIDIA/TensorRT issue 4813: silently wrong results, no version known to be free of it again.
-        said += "; some TensorRT versions compute GridSample attention wrongly, so check its detections before use"
-    return said
+def _build(library: trt.Library, builder: Any, net: Any, config: Any, log: Any, onnx: Path, workspace_mb: int) -> bytes:
+    with progress("building the engine") as counting:
+        config.progress_monitor = monitor = trt.monitor(library.api, counting)
+        plan = builder.build_serialized_network(net, config)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
+    if plan is None:
+        raise ValueError(
+            f"{library.name} {library.version} must be able to build `{onnx}`, but could not with "
+            f"workspace_size={workspace_mb} MB: {trt.joined(log.errors)} Raise the workspace if it is named above."
+        )
+    return bytes(plan)
 
 
-def _joined(messages: list[str]) -> str:
-    return " ".join(f"{message.strip().rstrip('.')}." for message in messages[:10]) or "it gave no reason."
+def _target(library: trt.Library, device: torch.device | None) -> str:
+    if device is not None:
+        return str(torch.cuda.get_device_name(device))
+    if library.name in trt.AHEAD_OF_TIME:
+        return "built ahead of time, without a GPU"
+    return "the GPU that it was built on, which PyTorch does not see"
+
+
+def _tried(
+    plan: bytes, content: sidecar.EngineSidecar, library: trt.Library, device: torch.device | None, reference: Path
+) -> tuple[sidecar.EngineSidecar, bool]:
+    """The sidecar with what running the engine showed, and whether it could be. Raises ParityError where it does not
+    detect what `reference` does."""
+    if device is None:
+        return dataclasses.replace(content, compared=f"not compared: no GPU{_hazard(content)}"), False
+    try:
+        engine = EnginePredictor(plan, content, library, device, content.onnx)
+    except EngineError as error:  # it may be meant for another GPU
+        return dataclasses.replace(content, compared=f"not compared: {error}{_hazard(content)}"), False
+    # Recorded and not judged: a fused layer tells the types at its ends alone. The network that was parsed decides.
+    found = engine.layers() or None
+    return dataclasses.replace(content, inspected=found, compared=_comparison(engine, content, reference)), True
+
+
+def _comparison(engine: EnginePredictor, content: sidecar.EngineSidecar, reference: Path) -> str:
+    if content.model is None:
+        return "not compared: the ONNX file came without a description"
+    described = sidecar.OnnxSidecar(**content.model)
+    if described.attention == "plugin" and sha256(reference) == content.onnx_sha256:
+        return "not compared: ONNX Runtime has no such plugin"
+    return gate.compare(engine, reference, described, content.precision)
+
+
+def _hazard(content: sidecar.EngineSidecar) -> str:
+    """NVIDIA/TensorRT issue 4813: silently wrong results, no version known to be free of it again."""
+    if content.model is None or content.model["attention"] != "gridsample":
+        return ""
+    return "; some TensorRT versions compute GridSample attention wrongly, so check its detections before use"

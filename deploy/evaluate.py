@@ -1,52 +1,86 @@
-"""Score an exported file with `model`'s own post-processing and metric. Knows which size the file takes; no metric of
-its own, so that a number here differs from PyTorch's only by what the file computes."""
+"""Score an exported file with `model`'s own post-processing and metric. Knows which size and which batches the file
+takes; no metric of its own, so that a number here differs from PyTorch's only by what the file computes."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from deploy import sidecar
-from deploy.runtime import OnnxPredictor
-from model.adopt import adopt
+from deploy.runtime import GraphPredictor, graph_detector, open_graph
+from deploy.sidecar import ENGINES
+from model.adopt import RESUMABLE, adopt
 from model.batch import ImageBatch
 from model.data.coco import CocoIndex
 from model.data.datamodule import CocoDataModule
 from model.errors import SpecError
-from model.evaluate import Predictor, evaluate_predictor, write_result
+from model.evaluate import Detector, evaluate_checkpoint, evaluate_detector, record
 from model.metrics import CocoEvaluator, CocoResult
 from model.spec import ExperimentSpec
 from model.status import StatusLog
 
 Split = Literal["test", "val"]
+Action = Literal["evaluate", "inference"]
+
+EXPORTED = (".onnx", *ENGINES)
 
 
-def evaluate_onnx(
-    onnx: Path, given: Mapping[str, Any], *, split: Split = "test", cpus: int = 1, threads: int | None = None
+class Exported(NamedTuple):
+    """An ONNX file or an engine, ready to run."""
+
+    graph: GraphPredictor
+    spec: ExperimentSpec
+    """The file's own, with the user's keys over it."""
+    classes: Mapping[int, str]
+    """Category id to name."""
+
+    def detector(self) -> Detector:
+        return graph_detector(self.graph, self.spec)
+
+
+def open_exported(path: Path, given: Mapping[str, Any], action: Action, *, threads: int | None = None) -> Exported:
+    """`path` under `given`, the user's nested spec. What spec and file contradict each other in is refused before the
+    file is loaded. threads: of ONNX Runtime."""
+    batches: tuple[int, int] | None = None
+    if path.suffix in ENGINES:
+        engine = sidecar.require_engine(path)
+        described, batches = sidecar.engine_model(path, engine), engine.batch_range
+    else:
+        described = sidecar.require_onnx(path)
+    itself = described.as_checkpoint(path)
+    spec = _batched(_sized(adopt(itself, given), path, described.size, given, action), path, batches, action)
+    ids = getattr(spec, action).gpu_ids
+    graph = open_graph(path, gpu_id=ids[0] if ids else 0, threads=threads)
+    return Exported(graph, spec, itself.classes)
+
+
+def evaluate_file(
+    path: Path, given: Mapping[str, Any], *, split: Split = "test", cpus: int = 1, threads: int | None = None
 ) -> tuple[CocoResult, CocoEvaluator]:
-    """Scores an ONNX file on a split of the data that `given`, the user's nested spec, names. Every image is resized to
-    the graph's size; every image counts, whatever is left for the last batch. threads: as OnnxPredictor's."""
-    described = sidecar.require_onnx(onnx)
-    spec = spec_for(onnx, described, given, "evaluate")
-    return score(OnnxPredictor(onnx, threads=threads), spec, described.size, split=split, cpus=cpus)
+    """Scores a checkpoint, an ONNX file or an engine on a split of the data that `given`, the user's nested spec,
+    names. For the latter two every image is resized to the graph's size. Every image counts, whatever is left for the
+    last batch."""
+    if path.suffix not in EXPORTED:
+        return evaluate_checkpoint(path, given, split=split, cpus=cpus)
+    opened = open_exported(path, given, "evaluate", threads=threads)
+    return score(opened.detector(), opened.spec, opened.graph.size, split=split, cpus=cpus)
 
 
 def evaluate_action(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> CocoResult:
-    """The `evaluate` action where `evaluate.checkpoint` is an ONNX file. `out` gets what that of a .pth file gets."""
+    """The `evaluate` action, whatever the file that is named. `out` gets what `model.evaluate.record` writes."""
     status = StatusLog(out)
     with status.action("evaluate"):
-        result, evaluator = evaluate_onnx(named_onnx(given, "evaluate"), given, cpus=cpus)
-        write_result(out, result, evaluator)
-        kpi = {"test_mAP": result.numbers["mAP"], "test_mAP50": result.numbers["mAP50"]}
-        status.write("RUNNING", "Test metrics generated.", kpi=kpi)
+        result, evaluator = evaluate_file(named_file(given, "evaluate"), given, cpus=cpus)
+        record(status, out, result, evaluator)
     return result
 
 
 def score(
-    predict: Predictor, spec: ExperimentSpec, size: tuple[int, int], *, split: Split = "test", cpus: int = 1
+    detect: Detector, spec: ExperimentSpec, size: tuple[int, int], *, split: Split = "test", cpus: int = 1
 ) -> tuple[CocoResult, CocoEvaluator]:
-    """Scores any predictor as exported files are scored: images resized to exactly `size` (height, width), unpadded."""
+    """Scores any detector as exported files are scored: images resized to exactly `size` (height, width), unpadded."""
     index, batches = images_of(spec, size, split=split, cpus=cpus)
-    return evaluate_predictor(predict, batches, index, spec)
+    return evaluate_detector(detect, batches, index, spec)
 
 
 def images_of(
@@ -59,18 +93,45 @@ def images_of(
     return index, data.eval_loader(index, batch, size)
 
 
-def named_onnx(given: Mapping[str, Any], action: str) -> Path:
-    named = (given.get(action) or {}).get("checkpoint")
-    if not named or not str(named).endswith(".onnx"):
-        raise SpecError([f"`{action}.checkpoint` must name an .onnx file here, but is {named!r}; set it."])
-    return Path(named)
+def named_file(given: Mapping[str, Any], action: Action) -> Path:
+    """What the user wants to run: `<action>.trt_engine`, else `<action>.checkpoint`."""
+    section = given.get(action) or {}
+    for key, suffixes in (("trt_engine", ENGINES), ("checkpoint", (*RESUMABLE, *EXPORTED))):
+        named = section.get(key)
+        if named and named != "???":
+            if Path(named).suffix not in suffixes:
+                raise SpecError([
+                    f"`{action}.{key}` must end in one of {', '.join(suffixes)}, but is {named}; name a file that "
+                    "`ddetr train`, `ddetr export` or `ddetr gen_trt_engine` wrote."
+                ])  # fmt: skip
+            return Path(named)
+    raise SpecError([f"`{action}.checkpoint` must name a checkpoint, but is unset; set it, or give --from RUN."])
 
 
-def spec_for(onnx: Path, described: sidecar.OnnxSidecar, given: Mapping[str, Any], action: str) -> ExperimentSpec:
-    """The user's spec over what the file says of itself. Raises SpecError where the user wants another input size."""
-    for name, own in zip(("input_height", "input_width"), described.size, strict=True):
+def _sized(
+    spec: ExperimentSpec, path: Path, size: tuple[int, int], given: Mapping[str, Any], action: Action
+) -> ExperimentSpec:
+    """Every image exactly as large as the graph wants it, with nothing around it. SpecError where the user wants
+    another size."""
+    for name, own in zip(("input_height", "input_width"), size, strict=True):
         asked = (given.get(action) or {}).get(name)
         if asked is not None and asked != own:
-            problem = f"`{action}.{name}` must be that of the ONNX file, but is {asked} and `{onnx}` takes {own}; "
+            problem = f"`{action}.{name}` must be that of the file, but is {asked} and `{path}` takes {own}; "
             raise SpecError([problem + "leave it out, or export at the size wanted."])
-    return adopt(described.as_checkpoint(onnx), given)
+    unpadded = replace(spec.dataset.augmentation, fixed_padding=False, pad_size_divisor=None)
+    section = replace(getattr(spec, action), input_height=size[0], input_width=size[1])
+    return replace(spec, dataset=replace(spec.dataset, augmentation=unpadded), **{action: section})
+
+
+def _batched(spec: ExperimentSpec, path: Path, batches: tuple[int, int] | None, action: Action) -> ExperimentSpec:
+    """Batches inside an engine's profile: the user's own, or the dataset's as far as it goes."""
+    if batches is None:
+        return spec
+    section, (low, high) = getattr(spec, action), batches
+    if section.batch_size > 0 and not low <= section.batch_size <= high:
+        raise SpecError([
+            f"`{action}.batch_size` must lie in the engine's profile, but is {section.batch_size} and `{path}` takes "
+            f"{low} to {high}; change it, or build with another gen_trt_engine.tensorrt.max_batch_size."
+        ])  # fmt: skip
+    wanted = section.batch_size if section.batch_size > 0 else min(max(spec.dataset.batch_size, low), high)
+    return replace(spec, **{action: replace(section, batch_size=wanted)})

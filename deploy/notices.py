@@ -16,15 +16,12 @@ SECTIONS: Mapping[str, type] = {
 UNUSED: Mapping[str, str] = {
     "export.gpu_id": "the export is traced on the CPU, and the file is the same",
     "export.on_cpu": "the export is traced on the CPU, and the file is the same",
-    "gen_trt_engine.results_dir": "gen_trt_engine.trt_engine says where the engine goes",
-    "gen_trt_engine.gpu_id": "the engine is built on the first GPU, or ahead of time without one",
-    "gen_trt_engine.timing_cache": "every build takes its own timings",
     "gen_trt_engine.tensorrt.calibration": "INT8 is not part of this version",
     "export.attention": "the graph is of the gridsample form",
     "export.postprocess": "the graph gives logits and boxes",
     "export.input_dtype": "the graph takes normalised pixels",
     "deploy": "the winner is handed over in FP32",
-    "quantize": "quantisation is not part of this version",
+    "quantize.device": "weights and graphs are quantised on the CPU, and the numbers are the same",
 }
 """Key, or group of keys, to the reason."""
 

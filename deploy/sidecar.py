@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from model.checkpoint import Checkpoint, sha256
 from model.spec import ExperimentSpec
 
 FORMAT_VERSION = 1
+
+ENGINES = (".engine", ".trt", ".plan")
+"""Suffixes of TensorRT engines."""
 
 RESIZE = "bilinear, averaging when it shrinks, to exactly width x height; the aspect ratio is not kept"
 
@@ -34,10 +37,13 @@ class OnnxSidecar:
     classes: Mapping[str, str]
     """Category id, which is the class index, to name."""
     input: Mapping[str, Any]
-    """name; layout NCHW; dtype; colour order; batch (-1: any), height and width in pixels; `resize`, how an image gets
-    this size; mean and std of RGB in 0..1."""
+    """name; layout NCHW; dtype, float32 or uint8; colour order; batch (-1: any), height and width in pixels; `resize`,
+    how an image gets this size; `values`, how pixels become input; mean and std of RGB in 0..1, which a graph of uint8
+    applies itself."""
     outputs: Mapping[str, str]
-    """Name to meaning."""
+    """Name to meaning: logits and boxes, or the detections that the graph selects."""
+    thresholds: Mapping[str, Any]
+    """num_select, how many pairs of query and class are kept; confidence, the least score of what inference shows."""
     model: Mapping[str, Any]
     """The `model` section of the checkpoint's spec; `num_select` says how many query-class pairs to keep."""
     opset: int
@@ -47,6 +53,11 @@ class OnnxSidecar:
     """Largest absolute differences from PyTorch on the export's own comparison."""
     lineage: Mapping[str, Any]
     """Epoch and metrics of the checkpoint, and what the caller added (run, trial)."""
+    precision: str = "FP32"
+    """FP32; FP16 or INT8 for a file that `deploy.precision` made from an FP32 one."""
+    lowered: Mapping[str, Any] | None = None
+    """Of such a file: the hash of the one it was made from, which nodes are not of its precision and why, counts read
+    back from the graph, calibration, and how far its outputs moved. None in FP32."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,8 +98,14 @@ class EngineSidecar:
     """`tensorrt` or `tensorrt_rtx`."""
     library_version: str
     precision: str
-    tensor_types: tuple[str, ...]
-    """Types of the tensors between the layers, read back from the network that was built."""
+    """What the network computes in, read back from the network that was built."""
+    tensors: Mapping[str, int]
+    """Type to the number of tensors between the layers, read back likewise: FLOAT, HALF, INT8, INT32, INT64, BOOL."""
+    layers: Mapping[str, int]
+    """Layers that quantise, that dequantise, and that compute in HALF, read back likewise."""
+    inspected: Mapping[str, int] | None
+    """Type to the number of layers of the finished engine that give it, by TensorRT's inspector; None without a GPU to
+    load the engine on."""
     tf32: bool
     shapes: Mapping[str, tuple[int, ...]]
     """min, opt and max shape (B, 3, H, W) of the input."""
@@ -99,6 +116,16 @@ class EngineSidecar:
     """Whether the engine's numbers were compared with PyTorch's, and if not, why."""
     model: Mapping[str, Any] | None
     """The ONNX sidecar, so that the engine needs no other file; None for an ONNX that came without one."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return self.shapes["max"][2], self.shapes["max"][3]
+
+    @property
+    def batch_range(self) -> tuple[int, int]:
+        """The fewest and the most images at once."""
+        return self.shapes["min"][0], self.shapes["max"][0]
 
 
 def path_of(file: Path) -> Path:
@@ -113,28 +140,7 @@ def write(sidecar: OnnxSidecar | EngineSidecar, path: Path) -> None:
 def read_onnx(onnx: Path) -> OnnxSidecar | None:
     """The sidecar of an ONNX file; None without one, ValueError when it is damaged or not of this file."""
     require_file(onnx, "an ONNX file")
-    path = path_of(onnx)
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        version = found["format_version"]
-        sidecar = OnnxSidecar(**found) if version == FORMAT_VERSION else None
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"`{path}` must be the complete description of an ONNX file, but is not ({error}); export again."
-        ) from None
-    if sidecar is None:
-        raise ValueError(
-            f"ONNX descriptions of format {FORMAT_VERSION} can be read, but `{path}` has {version}; "
-            "export again with this version."
-        )
-    if sha256(onnx) != sidecar.onnx_sha256:
-        raise ValueError(
-            f"`{path}` must describe `{onnx.name}`, but was written for another file of that name "
-            "(their sha256 differ); export again, or bring the right pair."
-        )
-    return sidecar
+    return _read(OnnxSidecar, onnx, "an ONNX file", "export again") if path_of(onnx).is_file() else None
 
 
 def require_onnx(onnx: Path) -> OnnxSidecar:
@@ -146,6 +152,52 @@ def require_onnx(onnx: Path) -> OnnxSidecar:
             "but there is no such file; keep the two together, or export again."
         )
     return found
+
+
+def require_engine(engine: Path) -> EngineSidecar:
+    """The sidecar of an engine; ValueError without one, and when it is damaged or not of this file."""
+    require_file(engine, "an engine")
+    if not path_of(engine).is_file():
+        raise ValueError(
+            f"`{engine}` must come with `{path_of(engine).name}`, which names the TensorRT that built it, its batches "
+            "and classes, but there is no such file; keep the two together, or build it with `ddetr gen_trt_engine`."
+        )
+    return _read(EngineSidecar, engine, "an engine", "build it again")
+
+
+def engine_model(engine: Path, described: EngineSidecar) -> OnnxSidecar:
+    """What the engine's ONNX said of itself; ValueError where that came without a sidecar."""
+    if described.model is None:
+        raise ValueError(
+            f"an engine must know its classes and preprocessing, but `{engine}` was built from `{described.onnx}`, "
+            "which came without a description; export that with `ddetr export` and build again."
+        )
+    return OnnxSidecar(**described.model)
+
+
+_Sidecar = TypeVar("_Sidecar", OnnxSidecar, EngineSidecar)
+
+
+def _read(cls: type[_Sidecar], file: Path, what: str, fix: str) -> _Sidecar:
+    """The complete description of `file`, whose hash it must hold."""
+    path = path_of(file)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        version = found["format_version"]
+        sidecar = cls(**found) if version == FORMAT_VERSION else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"`{path}` must be the complete description of {what}, but is not ({error}); {fix}.") from None
+    if sidecar is None:
+        raise ValueError(
+            f"descriptions of format {FORMAT_VERSION} can be read, but `{path}` has {version}; {fix} with this version."
+        )
+    stated = sidecar.onnx_sha256 if isinstance(sidecar, OnnxSidecar) else sidecar.engine_sha256
+    if sha256(file) != stated:
+        raise ValueError(
+            f"`{path}` must describe `{file.name}`, but was written for another file of that name "
+            f"(their sha256 differ); {fix}, or bring the right pair."
+        )
+    return sidecar
 
 
 def require_file(path: Path, what: str) -> None:

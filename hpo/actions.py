@@ -11,6 +11,9 @@ from hpo.screen import near, next_step, say
 from hpo.spec import Request, read_request, with_values
 from model.errors import SpecError
 
+ENGINES = (".engine", ".trt", ".plan")
+"""As deploy.sidecar has them, which is not imported before it is needed."""
+
 
 def train(arguments: argparse.Namespace) -> None:
     """`deformable_detr train`: once, into `<results_dir>/train`."""
@@ -26,34 +29,30 @@ def train(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     request = _read(arguments, "evaluate")
-    given, folder = _with_checkpoint(request, arguments, "evaluate"), _folder(request, "evaluate", arguments)
-    if _is_onnx(given, "evaluate"):
-        from deploy.evaluate import evaluate_action as score
-    else:
-        from model.evaluate import evaluate as score
-    result = score(given, folder, cpus=os.cpu_count() or 1)
+    given, folder = _with_file(request, arguments, "evaluate")
+    from deploy.evaluate import evaluate_action
+
+    result = evaluate_action(given, folder, cpus=os.cpu_count() or 1)
     for name, value in result.numbers.items():
         print(f"{name:10s} {value:.4f}")
-    say(f"wrote {near(folder)}/metrics.json, per_class.csv, predictions.json, worst_and_best.png")
+    say(f"wrote {near(folder)}/metrics.json, results.json, per_class.csv, predictions.json, worst_and_best.png")
     images = "dataset.infer_data_sources.image_dir=[FOLDER]"
     next_step(arguments, "inference", *_same(arguments, given, "evaluate", "inference"), images)
 
 
 def inference(arguments: argparse.Namespace) -> None:
     request = _read(arguments, "inference")
-    given, folder = _with_checkpoint(request, arguments, "inference"), _folder(request, "inference", arguments)
-    if _is_onnx(given, "inference"):
-        from deploy.inference import inference_action as label
-    else:
-        from model.inference import inference as label
-    count = label(given, folder)
+    given, folder = _with_file(request, arguments, "inference")
+    from deploy.inference import inference_action
+
+    count = inference_action(given, folder)
     say(f"{count} images: wrote {near(folder)}/labels and {near(folder)}/images_annotated")
-    if _is_onnx(given, "inference"):
-        onnx = str(given["inference"]["checkpoint"])
-        engine = str(Path(onnx).with_suffix(".engine"))
-        files = (f"gen_trt_engine.onnx_file={near(onnx)}", f"gen_trt_engine.trt_engine={near(engine)}")
+    named = _named(given, "inference")
+    if named.endswith(".onnx"):
+        engine = str(Path(named).with_suffix(".engine"))
+        files = (f"gen_trt_engine.onnx_file={near(named)}", f"gen_trt_engine.trt_engine={near(engine)}")
         next_step(arguments, "gen_trt_engine", *_spec_words(arguments), *files)
-    else:
+    elif not named.endswith(ENGINES):
         next_step(arguments, "export", *_same(arguments, given, "inference", "export"), *_where(arguments))
 
 
@@ -78,24 +77,52 @@ def gen_trt_engine(arguments: argparse.Namespace) -> None:
     request = _read(arguments, "gen_trt_engine")
     import dataclasses
 
-    from deploy.engine import gen_trt_engine_action
+    from deploy.gen_trt_engine import gen_trt_engine_action
 
-    section = request.sections["gen_trt_engine"]
+    section, folder = request.sections["gen_trt_engine"], None
     if arguments.run:
         run = runs.find_run(arguments.run)
+        precision = section.tensorrt.data_type
+        name = "model.engine" if precision == "FP32" else f"model.{precision.lower()}.engine"
         section = dataclasses.replace(
             section,
             onnx_file=section.onnx_file or str(run / "model.onnx"),
-            trt_engine=section.trt_engine or str(run / "model.engine"),
+            trt_engine=section.trt_engine or str(run / name),
         )
-    engine = gen_trt_engine_action(section)
-    say(f"wrote {near(engine)}")
-    onnx = str(section.onnx_file)
+    if section.results_dir or request.raw.get("results_dir") or arguments.run:
+        folder = _folder(request, "gen_trt_engine", arguments)
+    report = gen_trt_engine_action(section, request.raw, folder)
+    say(f"wrote {near(report.engine)}")
     spec = _spec_words(arguments)
     if arguments.run:  # whose own checkpoint `--from` would evaluate
         run = runs.find_run(arguments.run)
         spec = ["-e", near(run / "spec.yaml"), f"results_dir={near(run)}"]
-    next_step(arguments, "evaluate", *spec, f"evaluate.checkpoint={near(onnx)}")
+    file = f"trt_engine={near(report.engine)}" if report.runs_here else f"checkpoint={near(report.onnx)}"
+    next_step(arguments, "evaluate", *spec, f"evaluate.{file}")
+
+
+def quantize(arguments: argparse.Namespace) -> None:
+    if arguments.run and arguments.spec is None:
+        arguments.spec = _run_folder(arguments.run) / "spec.yaml"  # names the data to calibrate and score with
+    request = _read(arguments, "quantize")
+    import dataclasses
+
+    from deploy.quantize import quantize_action
+
+    section = request.sections["quantize"]
+    if not arguments.run:
+        folder = _folder(request, "quantize", arguments)
+    else:
+        run = _run_folder(arguments.run)
+        folder = Path(section.results_dir or run / "quantize")
+        source = run / "model.onnx" if section.mode == "static_ptq" else runs.checkpoint_of(arguments.run)
+        section = dataclasses.replace(section, model_path=str(source))
+    report = quantize_action(request.raw, section, request.sections["deploy"], folder, cpus=os.cpu_count() or 1)
+    for line in report.lines():
+        say(line)
+    say(f"wrote {near(report.file)}")
+    where = [] if request.raw.get("results_dir") else [f"results_dir={near(folder)}"]
+    next_step(arguments, "evaluate", "-e", near(arguments.spec), *where, f"evaluate.checkpoint={near(report.file)}")
 
 
 def _read(arguments: argparse.Namespace, action: str) -> Request:
@@ -124,10 +151,11 @@ def _spec_words(arguments: argparse.Namespace) -> list[str]:
 
 
 def _same(arguments: argparse.Namespace, given: Mapping[str, Any], action: str, following: str) -> list[str]:
-    """The same spec and the same checkpoint for the following action."""
-    if arguments.run:
+    """The same spec and the same file for the following action."""
+    named = _named(given, action)
+    if arguments.run and not named.endswith((".onnx", *ENGINES)):
         return _spec_words(arguments)
-    return [*_spec_words(arguments), f"{following}.checkpoint={given[action]['checkpoint']}"]
+    return [*_spec_words(arguments), f"{following}.checkpoint={near(named)}"]
 
 
 def _where(arguments: argparse.Namespace) -> list[str]:
@@ -135,28 +163,40 @@ def _where(arguments: argparse.Namespace) -> list[str]:
     return [] if arguments.run else ["export.onnx_file=model.onnx"]
 
 
-def _with_checkpoint(request: Request, arguments: argparse.Namespace, action: str) -> dict[str, Any]:
-    """The user's own keys, with the run's checkpoint where `--from` names one."""
-    given = dict(request.raw)
-    if arguments.run:
-        given[action] = {**(given.get(action) or {}), "checkpoint": str(runs.checkpoint_of(arguments.run))}
-    return given
+def _with_file(request: Request, arguments: argparse.Namespace, action: str) -> tuple[dict[str, Any], Path]:
+    """The user's own keys and the results folder. `--from` names the run's checkpoint, unless the command line names a
+    file too; that takes its data from the run where no spec does."""
+    given, section = dict(request.raw), dict(request.raw.get(action) or {})
+    written = any(word.startswith((f"{action}.checkpoint=", f"{action}.trt_engine=")) for word in arguments.overrides)
+    if arguments.run and not written:
+        section |= {"checkpoint": str(runs.checkpoint_of(arguments.run)), "trt_engine": None}
+    elif arguments.run and arguments.spec is None:
+        own = read_request(_run_folder(arguments.run) / "spec.yaml", action=action)
+        given["dataset"] = {**(own.raw.get("dataset") or {}), **(given.get("dataset") or {})}
+    if section.get("trt_engine") and section.get("checkpoint"):
+        say(f"{action}.trt_engine names what is run; {action}.checkpoint is passed over")
+    given[action] = section
+    engine = _named(given, action).endswith(ENGINES)
+    return given, _folder(request, action, arguments, f"trt_{action}" if engine else action)
 
 
-def _is_onnx(given: Mapping[str, Any], action: str) -> bool:
-    return str((given.get(action) or {}).get("checkpoint") or "").endswith(".onnx")
+def _named(given: Mapping[str, Any], action: str) -> str:
+    """The file that an action runs."""
+    section = given.get(action) or {}
+    return str(section.get("trt_engine") or section.get("checkpoint") or "")
 
 
-def _folder(request: Request, action: str, arguments: argparse.Namespace) -> Path:
-    """`<action>.results_dir`, else `<results_dir>/<action>`, else below the run that `--from` names."""
+def _folder(request: Request, action: str, arguments: argparse.Namespace, name: str = "") -> Path:
+    """`<action>.results_dir`, else `<results_dir>/<name>`, else below the run that `--from` names. name: the action's
+    where it is left out."""
     section = (request.raw.get(action) or {}).get("results_dir")
     root = request.raw.get("results_dir")
     if section:
         return Path(section).resolve()
     if root:
-        return Path(root).resolve() / action
+        return Path(root).resolve() / (name or action)
     if arguments.run:
-        return _run_folder(arguments.run) / action
+        return _run_folder(arguments.run) / (name or action)
     raise SpecError([
         f"a results folder must be set, but `results_dir` and `{action}.results_dir` are unset; "
         f"set one: results_dir=results."

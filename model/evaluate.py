@@ -26,6 +26,8 @@ from model.status import StatusLog
 
 Predictor = Callable[[Tensor, Tensor | None], Prediction]
 """(pixels (B, 3, H, W) normalised, padding mask (B, H, W) or None) -> Prediction."""
+Detector = Callable[[ImageBatch], Detections]
+"""The best `model.num_select` detections of each image of a batch, boxes in pixels of the original image."""
 
 
 def device(gpu_ids: Sequence[int]) -> torch.device:
@@ -53,22 +55,30 @@ def torch_predictor(model: torch.nn.Module) -> Predictor:
     return predict
 
 
-def detect(predict: Predictor, batch: ImageBatch, spec: ExperimentSpec) -> Detections:
-    """The best `model.num_select` detections of each image, boxes in pixels of the original image."""
+def detector(predict: Predictor, spec: ExperimentSpec) -> Detector:
+    """Normalisation before `predict` and selection after it, by the values of `spec`."""
     sizes = spec.dataset.augmentation
-    prediction = predict(*normalise(batch.pixels, batch.sizes, sizes.input_mean, sizes.input_std))
-    originals = torch.tensor([target.orig_size for target in batch.targets])
-    return top_k(prediction, originals, spec.model.num_select)
+
+    def detect(batch: ImageBatch) -> Detections:
+        prediction = predict(*normalise(batch.pixels, batch.sizes, sizes.input_mean, sizes.input_std))
+        return top_k(prediction, original_sizes(batch), spec.model.num_select)
+
+    return detect
 
 
-def evaluate_predictor(
-    predict: Predictor, batches: Iterable[ImageBatch], index: CocoIndex, spec: ExperimentSpec
+def original_sizes(batch: ImageBatch) -> Tensor:
+    """(B, 2): height, width in pixels of each image before it was resized."""
+    return torch.tensor([target.orig_size for target in batch.targets])
+
+
+def evaluate_detector(
+    detect: Detector, batches: Iterable[ImageBatch], index: CocoIndex, spec: ExperimentSpec
 ) -> tuple[CocoResult, CocoEvaluator]:
-    """Scores `predict` on every image of `index`. The evaluator is returned for its detections."""
+    """Scores `detect` on every image of `index`. The evaluator is returned for its detections."""
     evaluator = CocoEvaluator(index, spec.dataset.eval_class_ids)
     threshold = spec.evaluate.conf_threshold
     for batch in track(batches, "evaluating", len(index.images), "images", size=lambda one: len(one.targets)):
-        found = detect(predict, batch, spec)
+        found = detect(batch)
         ids = [target.image_id for target in batch.targets]
         if threshold <= 0:
             evaluator.update(ids, found)
@@ -88,22 +98,28 @@ def evaluate_checkpoint(
     spec = adopt(checkpoint, given)
     data = CocoDataModule(spec, cpus=cpus)
     model.to(device(spec.evaluate.gpu_ids))
+    detect = detector(torch_predictor(model), spec)
     if split == "val":
         batches = data.eval_loader(data.val_index, spec.dataset.batch_size)
-        return evaluate_predictor(torch_predictor(model), batches, data.val_index, spec)
-    return evaluate_predictor(torch_predictor(model), data.test_dataloader(), data.test_index, spec)
+        return evaluate_detector(detect, batches, data.val_index, spec)
+    return evaluate_detector(detect, data.test_dataloader(), data.test_index, spec)
 
 
 def evaluate(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> CocoResult:
-    """The `evaluate` action on a PyTorch checkpoint. `out` gets metrics.json, per_class.csv, predictions.json (COCO
-    results), worst_and_best.png and status.json with test_mAP and test_mAP50."""
+    """The `evaluate` action on a PyTorch checkpoint. `out` gets what `record` writes."""
     status = StatusLog(out)
     with status.action("evaluate"):
         path = (given.get("evaluate") or {}).get("checkpoint")
         if not path or path == "???":
             raise SpecError(["`evaluate.checkpoint` must name a checkpoint, but is unset; set it, or give --from RUN."])
         result, evaluator = evaluate_checkpoint(Path(path), given, cpus=cpus)
-        write_result(out, result, evaluator)
-        kpi = {"test_mAP": result.numbers["mAP"], "test_mAP50": result.numbers["mAP50"]}
-        status.write("RUNNING", "Test metrics generated.", kpi=kpi)
+        record(status, out, result, evaluator)
     return result
+
+
+def record(status: StatusLog, out: Path, result: CocoResult, evaluator: CocoEvaluator) -> None:
+    """What an evaluation leaves in `out`: metrics.json, results.json (the same numbers by TAO's names), per_class.csv,
+    predictions.json (COCO results), worst_and_best.png, and test_mAP and test_mAP50 in status.json."""
+    write_result(out, result, evaluator)
+    kpi = {"test_mAP": result.numbers["mAP"], "test_mAP50": result.numbers["mAP50"]}
+    status.write("RUNNING", "Test metrics generated.", kpi=kpi)

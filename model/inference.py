@@ -15,7 +15,7 @@ from model.checkpoint import load_model
 from model.data.dataset import Item, collate
 from model.data.transforms import Sample, decode, eval_transform
 from model.errors import DataError, SpecError
-from model.evaluate import Predictor, detect, device, torch_predictor
+from model.evaluate import Detector, detector, device, torch_predictor
 from model.infer_sources import Picture, class_names, find_pictures
 from model.network.postprocess import Detections
 from model.pictures import Mark, class_colour, draw
@@ -38,15 +38,20 @@ def inference(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> int:
             raise SpecError(
                 ["`inference.checkpoint` must name a checkpoint, but is unset; set it, or give --from RUN."]
             )
-        model, checkpoint = load_model(Path(path))
-        spec = adopt(checkpoint, given)
-        names = class_names(spec, checkpoint.classes)
-        model.to(device(spec.inference.gpu_ids))
-        return infer(torch_predictor(model), find_pictures(spec), names, spec, out)
+        return infer_checkpoint(Path(path), given, out)
+
+
+def infer_checkpoint(path: Path, given: Mapping[str, Any], out: Path) -> int:
+    """The detections of the checkpoint at `path` on the images that `given` names. Returns the number of images."""
+    model, checkpoint = load_model(path)
+    spec = adopt(checkpoint, given)
+    names = class_names(spec, checkpoint.classes)
+    model.to(device(spec.inference.gpu_ids))
+    return infer(detector(torch_predictor(model), spec), find_pictures(spec), names, spec, out)
 
 
 def infer(
-    predict: Predictor, pictures: Sequence[Picture], names: Mapping[int, str], spec: ExperimentSpec, out: Path
+    detect: Detector, pictures: Sequence[Picture], names: Mapping[int, str], spec: ExperimentSpec, out: Path
 ) -> int:
     """Writes `labels/<name>.txt` and `images_annotated/<name>` below `out` for every picture that can be read, any last
     batch. Returns their number; the others are named in the log and in status.json, and are an error if they are all.
@@ -62,7 +67,7 @@ def infer(
         if not readable:
             continue
         items = [_item(image, spec) for _, image in readable]
-        found = detect(predict, collate(items, padding, train=False), spec)
+        found = detect(collate(items, padding, train=False))
         for place, (picture, image) in enumerate(readable):
             lines = list(_lines(found, place, names, spec.inference.conf_threshold))
             _write(out, picture, image, lines, colours, spec.inference.outline_width)

@@ -20,16 +20,13 @@ UNUSED: Mapping[str, str] = {
     "train.verbose": "status.json and the console always hold all there is",
     "train.optim.monitor_name": "no schedule here follows a metric",
     "dataset.dataset_type": "either way one compact index is shared by all workers",
-    "dataset.quant_calibration_data_sources": "quantisation is not part of this version",
     "evaluate.num_gpus": "evaluation runs on one device",
     "evaluate.gpu_ids": "evaluation runs on one device",
     "evaluate.num_nodes": "evaluation runs on one device",
-    "evaluate.trt_engine": "evaluate.checkpoint names the file to score",
     "evaluate.latency_batch_sizes": "latency is not measured yet",
     "inference.num_gpus": "inference runs on one device",
     "inference.gpu_ids": "inference runs on one device",
     "inference.num_nodes": "inference runs on one device",
-    "inference.trt_engine": "inference.checkpoint names the file to run",
 }
 """Key, or group of keys, to the reason."""
 

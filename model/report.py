@@ -30,8 +30,10 @@ TABLE_ROWS = 30
 
 
 def write_result(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> None:
-    """What `evaluate` leaves: write_numbers, the table of classes told, and the picture of extremes."""
+    """What `evaluate` leaves: write_numbers, results.json, the table of classes told, and the picture of extremes."""
     write_numbers(out, result, evaluator)
+    plain = {name.replace("mAP", "AP"): value for name, value in result.numbers.items()}
+    (out / "results.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
     for line in class_table(class_rows(result, evaluator)):
         log.info("%s", line)
     picture = worst_and_best(evaluator)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from deploy.evaluate import evaluate_action, evaluate_onnx
+from deploy.evaluate import evaluate_action, evaluate_file
 from deploy.export import export_onnx
 from deploy.inference import inference_action
 from model.errors import CheckpointError, SpecError
@@ -21,7 +21,7 @@ def asked(pictures: Source, batch_size: int = 4, **more: Any) -> dict[str, Any]:
 def test_onnx_scores_as_pytorch_does_under_the_same_protocol(checkpoint: Path, onnx: Path, pictures: Source) -> None:
     given = asked(pictures, evaluate={"input_width": 64, "input_height": 64})
     expected, _ = evaluate_checkpoint(checkpoint, given)
-    found, evaluator = evaluate_onnx(onnx, given, threads=1)
+    found, evaluator = evaluate_file(onnx, given, threads=1)
     assert 0.1 < expected.numbers["mAP50"] < 0.99
     assert found.numbers == pytest.approx(expected.numbers, abs=1e-3)
     assert found.per_class == pytest.approx(expected.per_class, abs=1e-3)
@@ -29,11 +29,11 @@ def test_onnx_scores_as_pytorch_does_under_the_same_protocol(checkpoint: Path, o
 
 
 def test_every_image_counts_for_any_batch(checkpoint: Path, onnx: Path, pictures: Source, tmp_path: Path) -> None:
-    whole, _ = evaluate_onnx(onnx, asked(pictures, batch_size=7))
-    single, _ = evaluate_onnx(onnx, asked(pictures, evaluate={"batch_size": 1}), split="val")
+    whole, _ = evaluate_file(onnx, asked(pictures, batch_size=7))
+    single, _ = evaluate_file(onnx, asked(pictures, evaluate={"batch_size": 1}), split="val")
     assert single.numbers == pytest.approx(whole.numbers, abs=1e-3)
     export_onnx(checkpoint, tmp_path / "fixed.onnx", height=64, width=64, batch_size=3)
-    fixed, evaluator = evaluate_onnx(tmp_path / "fixed.onnx", asked(pictures, batch_size=5))
+    fixed, evaluator = evaluate_file(tmp_path / "fixed.onnx", asked(pictures, batch_size=5))
     assert fixed.numbers == pytest.approx(whole.numbers, abs=1e-3)
     assert len(evaluator.rows()) == 7 * 50
 
@@ -42,7 +42,7 @@ def test_action_writes_what_the_evaluation_of_a_checkpoint_writes(onnx: Path, pi
     result = evaluate_action(asked(pictures, evaluate={"checkpoint": str(onnx)}), tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == result.numbers
     assert {path.name for path in tmp_path.iterdir()} == {
-        "metrics.json", "per_class.csv", "predictions.json", "status.json", "worst_and_best.png"
+        "metrics.json", "per_class.csv", "predictions.json", "results.json", "status.json", "worst_and_best.png"
     }  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "status.json").read_text().splitlines()]
     assert lines[-1]["status"] == "SUCCESS"
@@ -50,12 +50,12 @@ def test_action_writes_what_the_evaluation_of_a_checkpoint_writes(onnx: Path, pi
 
 
 def test_what_the_file_contradicts(onnx: Path, pictures: Source, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"`evaluate.input_width` must be that of the ONNX file, but is 96 .* takes 64"):
-        evaluate_onnx(onnx, asked(pictures, evaluate={"input_width": 96}))
+    with pytest.raises(SpecError, match=r"`evaluate.input_width` must be that of the file, but is 96 .* takes 64"):
+        evaluate_file(onnx, asked(pictures, evaluate={"input_width": 96}))
     with pytest.raises(CheckpointError, match=r"`dataset.num_classes` .* says 5 and .*model\.onnx says 4"):
-        evaluate_onnx(onnx, {"dataset": {"num_classes": 5}})
-    with pytest.raises(SpecError, match=r"`evaluate.checkpoint` must name an \.onnx file here, but is 'a\.pth'"):
-        evaluate_action({"evaluate": {"checkpoint": "a.pth"}}, tmp_path)
+        evaluate_file(onnx, {"dataset": {"num_classes": 5}})
+    with pytest.raises(SpecError, match=r"`evaluate.checkpoint` must end in one of \.pth, .*, but is a\.txt"):
+        evaluate_action({"evaluate": {"checkpoint": "a.txt"}}, tmp_path)
     assert json.loads((tmp_path / "status.json").read_text().splitlines()[-1])["status"] == "FAILURE"
 
 

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from model.batch import ImageBatch
 from model.errors import CheckpointError, SpecError
-from model.evaluate import Predictor, detect, evaluate
+from model.evaluate import Detector, evaluate, evaluate_detector
 from model.network.postprocess import Detections
 from model.progress import heard_by
 from model.spec import ExperimentSpec
@@ -47,6 +47,9 @@ def test_evaluate_writes_what_pycocotools_says(checkpoint: str, digits_spec: dic
         reference.accumulate()
         reference.summarize()
     written = json.loads((tmp_path / "metrics.json").read_text())
+    of_tao = json.loads((tmp_path / "results.json").read_text())
+    names = "AP AP50 AP75 APs APm APl ARmax1 ARmax10 ARmax100 ARs ARm ARl"
+    assert of_tao == dict(zip(names.split(), written.values(), strict=True))
     assert list(written.values()) == pytest.approx(reference.stats.tolist(), abs=1e-12)
     assert written == result.numbers
 
@@ -71,11 +74,14 @@ def test_the_batch_size_changes_nothing(checkpoint: str, digits_spec: dict[str, 
 def test_a_fixed_size_reaches_the_network(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = set()
 
-    def noted(predict: Predictor, batch: ImageBatch, spec: ExperimentSpec) -> Detections:
-        shapes.add((tuple(batch.pixels.shape), tuple(map(tuple, batch.sizes.tolist()))))
-        return detect(predict, batch, spec)
+    def noted(detect: Detector, *others: Any) -> Any:
+        def noting(batch: ImageBatch) -> Detections:
+            shapes.add((tuple(batch.pixels.shape), tuple(map(tuple, batch.sizes.tolist()))))
+            return detect(batch)
 
-    monkeypatch.setattr("model.evaluate.detect", noted)
+        return evaluate_detector(noting, *others)
+
+    monkeypatch.setattr("model.evaluate.evaluate_detector", noted)
     given = {"checkpoint": checkpoint, "batch_size": 4, "input_height": 40, "input_width": 56}
     evaluate({"evaluate": given}, tmp_path)
     assert shapes == {((4, 3, 40, 56), ((40, 56),) * 4), ((2, 3, 40, 56), ((40, 56),) * 2)}

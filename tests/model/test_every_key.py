@@ -20,7 +20,7 @@ from model.batch import ImageBatch, Target
 from model.checkpoint import read_checkpoint, read_raw
 from model.data.datamodule import CocoDataModule
 from model.errors import CheckpointError
-from model.evaluate import detect, evaluate, evaluate_predictor
+from model.evaluate import detector, evaluate, evaluate_detector
 from model.fit import build_model
 from model.inference import class_names, find_pictures, infer, inference
 from model.memory import Batch
@@ -106,7 +106,7 @@ class Bench:
         """How many detections the evaluator keeps of each image, by a predictor of known scores."""
         spec = self.spec(changes)
         data = CocoDataModule(spec, cpus=1)
-        _, evaluator = evaluate_predictor(known_scores, data.test_dataloader(), data.test_index, spec)
+        _, evaluator = evaluate_detector(detector(known_scores, spec), data.test_dataloader(), data.test_index, spec)
         return np.unique(evaluator.rows()[:, 0], return_counts=True)[1].tolist()
 
     def pictures(self, changes: Mapping[str, Any]) -> Path:
@@ -116,7 +116,7 @@ class Bench:
         for name in ("a", "b"):
             Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(source / f"{name}.png")
         spec = self.spec({"dataset.infer_data_sources.image_dir": [str(source)], **changes})
-        infer(known_scores, find_pictures(spec), {1: "one", 2: "two"}, spec, out)
+        infer(detector(known_scores, spec), find_pictures(spec), {1: "one", 2: "two"}, spec, out)
         return out
 
 
@@ -361,7 +361,7 @@ def normalised(bench: Bench, changes: Mapping[str, Any]) -> float:
         seen.append(float(pixels.double().sum()))
         return known_scores(pixels, mask)
 
-    detect(predict, bench.batch({}, "test"), spec)
+    detector(predict, spec)(bench.batch({}, "test"))
     return seen[0]
 
 
@@ -427,7 +427,7 @@ def _(bench: Bench) -> None:
     three = dotted.put(bench.base, "dataset.test_data_sources", source)
     spec = ExperimentSpec.from_dict(dotted.put(three, "dataset.eval_class_ids", [2]))
     data = CocoDataModule(spec, cpus=1)
-    result, _ = evaluate_predictor(known_scores, data.test_dataloader(), data.test_index, spec)
+    result, _ = evaluate_detector(detector(known_scores, spec), data.test_dataloader(), data.test_index, spec)
     assert set(result.per_class) == {2}
     with pytest.raises(ValueError, match="must be category ids"):
         _ = bench.data({"dataset.eval_class_ids": [1]}).test_index

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.errors import DataError, SpecError
+from model.evaluate import detector
 from model.infer_sources import class_names, find_pictures
 from model.inference import infer, inference
 from model.network.detr import Prediction
@@ -60,7 +61,7 @@ class Predictor:
 
 
 def run(spec: ExperimentSpec, out: Path, predictor: Predictor | None = None) -> int:
-    return infer(predictor or Predictor(), find_pictures(spec), NAMES, spec, out)
+    return infer(detector(predictor or Predictor(), spec), find_pictures(spec), NAMES, spec, out)
 
 
 def written(out: Path) -> list[str]:
@@ -130,7 +131,7 @@ def test_an_archive_with_its_label_map(make: Make, tmp_path: Path) -> None:
     spec = spec_for(tmp_path / "images.tar.gz", classmap=tmp_path / "label_map.txt", conf_threshold=0.0)
     names = class_names(spec, {2: "cat"})
     assert names == {1: "person", 2: "fire truck", 4: "owl"}
-    assert infer(Predictor(), find_pictures(spec), names, spec, tmp_path / "out") == 2
+    assert infer(detector(Predictor(), spec), find_pictures(spec), names, spec, tmp_path / "out") == 2
     firsts = [line.split(" ")[0] for line in (tmp_path / "out/labels/b.txt").read_text().splitlines()]
     assert firsts[:2] == ["fire_truck", "owl"], "one word a column, and the unnamed third class left out"
     run(spec_for(tmp_path / "images.tar.gz", tmp_path / "images"), tmp_path / "both")
