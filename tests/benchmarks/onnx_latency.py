@@ -1,0 +1,136 @@
+"""What one image costs on the CPU: our ONNX forms in ONNX Runtime, our PyTorch forward, and transformers' of the same
+network. ResNet-50, 300 queries, 6 + 6 layers, 91 classes, one set of random weights for all; they take turns, so that
+whatever else the machine does falls on each alike.
+
+python tests/benchmarks/onnx_latency.py --size 640 --threads 2 --rounds 15 [--profile]
+"""
+
+import argparse
+import collections
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import onnxruntime as ort
+import torch
+import transformers
+
+from deploy.export import export_onnx
+from deploy.parity import photographs
+from model.checkpoint import KEY, PREFIX, describe
+from model.foreign import from_hugging_face
+from model.network.attention import SAMPLERS
+from model.network.detr import build
+from model.spec import DatasetSpec, ExperimentSpec, ModelSpec
+
+CLASSES = 91
+FORMS = ("gridsample", "gather")
+Run = Callable[[torch.Tensor], Any]
+
+
+def peer() -> Any:
+    """transformers' detector, with what a training would have moved away from zero."""
+    config = transformers.DeformableDetrConfig(
+        backbone_config=transformers.ResNetConfig(out_features=["stage2", "stage3", "stage4"]),
+        use_timm_backbone=False, use_pretrained_backbone=False, num_labels=CLASSES, with_box_refine=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = transformers.DeformableDetrForObjectDetection(config).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "backbone" not in name:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    return network
+
+
+def checkpoint(network: Any, folder: Path) -> tuple[torch.nn.Module, Path]:
+    """The same weights as our detector, and as a file."""
+    spec = ExperimentSpec(model=ModelSpec(pretrained_backbone_path="random"), dataset=DatasetSpec(num_classes=CLASSES))
+    model = build(spec.model, CLASSES, pretrained=True).eval()
+    model.load_state_dict(from_hugging_face(network.state_dict()), strict=True)
+    state = {PREFIX + name: value for name, value in model.state_dict().items()}
+    names = {number: str(number) for number in range(1, CLASSES)}
+    torch.save({"state_dict": state, KEY: describe(spec, names, 1, {})}, folder / "model.pth")
+    return model, folder / "model.pth"
+
+
+def session(onnx: Path, threads: int, profile: Path | None = None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    return ort.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+
+
+def by_operator(onnx: Path, threads: int, pixels: torch.Tensor, folder: Path) -> list[tuple[str, float]]:
+    """Milliseconds of a run in each kind of operator, most first."""
+    runner, runs = session(onnx, threads, folder / "profile"), 5
+    for _ in range(runs):
+        runner.run(None, {"inputs": pixels.numpy()})
+    total: dict[str, float] = collections.Counter()
+    for event in json.loads(Path(runner.end_profiling()).read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+            total[event["args"]["op_name"]] += event["dur"] / 1000 / runs
+    return sorted(total.items(), key=lambda one: -one[1])
+
+
+def take_turns(runs: dict[str, Run], pixels: torch.Tensor, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each run of each; two rounds before do not count."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 2):
+        for name, run in runs.items():
+            begun = time.perf_counter()
+            run(pixels)
+            if number >= 2:
+                taken[name].append(1000 * (time.perf_counter() - begun))
+    return taken
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=640)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--profile", action="store_true", help="milliseconds by operator, of each ONNX form")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    folder = Path(tempfile.mkdtemp())
+    network = peer()
+    ours, path = checkpoint(network, folder)
+    aug = ExperimentSpec().dataset.augmentation
+    pixels = photographs(asked.size, asked.size, aug.input_mean, aug.input_std)[:1]
+    runs: dict[str, Run] = {
+        "transformers PyTorch": lambda image: network(pixel_values=image).logits,
+        "our PyTorch": lambda image: ours(image).final.logits,
+    }
+    files = {form: folder / f"{form}.onnx" for form in FORMS if form in SAMPLERS}
+    for form, onnx in files.items():
+        export_onnx(path, onnx, height=asked.size, width=asked.size, attention=form)
+        runner = session(onnx, asked.threads)
+        runs[f"our ONNX, {form}"] = lambda image, runner=runner: torch.from_numpy(
+            runner.run(["pred_logits"], {"inputs": image.numpy()})[0]
+        )
+    reference = runs["transformers PyTorch"](pixels)
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, onnxruntime {ort.__version__}")
+    print(f"{asked.size} x {asked.size}, batch 1, {asked.threads} threads, median of {asked.rounds}")
+    taken = take_turns(runs, pixels, asked.rounds)
+    middle = {name: statistics.median(each) for name, each in taken.items()}
+    for name, run in runs.items():
+        apart, ratio = float((run(pixels) - reference).abs().max()), middle[name] / middle["our ONNX, gridsample"]
+        times = f"{middle[name]:8.1f} ms, best {min(taken[name]):8.1f} ms"
+        print(f"{name:22s} {times}, {ratio:5.2f} x our ONNX gridsample, logits within {apart:.1e}")
+    for form, onnx in files.items() if asked.profile else ():
+        print(form, *(f"{name} {spent:.1f}" for name, spent in by_operator(onnx, asked.threads, pixels, folder)[:12]))
+
+
+if __name__ == "__main__":
+    main()
