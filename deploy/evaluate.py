@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from deploy import sidecar
-from deploy.runtime import GraphPredictor, graph_detector, open_graph
+from deploy.latency import of_graph
+from deploy.runtime import GraphPredictor, OnnxPredictor, graph_detector, graph_input, open_graph
 from deploy.sidecar import ENGINES
 from model.adopt import RESUMABLE, adopt
 from model.batch import ImageBatch
 from model.data.coco import CocoIndex
 from model.data.datamodule import CocoDataModule
 from model.errors import SpecError
-from model.evaluate import Detector, evaluate_checkpoint, evaluate_detector, record
+from model.evaluate import Detector, checkpoint_latency, evaluate_checkpoint, evaluate_detector, record
+from model.latency import Latency
 from model.metrics import CocoEvaluator, CocoResult
 from model.spec import ExperimentSpec
 from model.status import StatusLog
@@ -66,13 +68,44 @@ def evaluate_file(
     return score(opened.detector(), opened.spec, opened.graph.size, split=split, cpus=cpus)
 
 
-def evaluate_action(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> CocoResult:
-    """The `evaluate` action, whatever the file that is named. `out` gets what `model.evaluate.record` writes."""
+def latency_of_file(
+    path: Path, given: Mapping[str, Any], *, split: Split = "test", threads: int | None = None
+) -> Latency:
+    """How long the network in a checkpoint, an ONNX file or an engine takes at `evaluate.latency_batch_sizes`: on the
+    first images that evaluate_file scores, as it sees them. NoGpuError for an engine without a GPU.
+
+    threads: of ONNX Runtime, which runs the file as it does by itself: a lowered graph in its own kernels, where
+    scoring computes what the file says.
+    """
+    if path.suffix not in EXPORTED:
+        return checkpoint_latency(path, given, split=split)
+    opened = open_exported(path, given, "evaluate", threads=threads)
+    graph = OnnxPredictor(path, threads=threads, exact=False) if path.suffix == ".onnx" else opened.graph
+    images = next(iter(images_of(opened.spec, graph.size, split=split, cpus=1)[1]))
+    return of_graph(graph, graph_input(graph, images, opened.spec), opened.spec.evaluate.latency_batch_sizes)
+
+
+class Evaluated(NamedTuple):
+    result: CocoResult
+    latency: Latency | None
+    """None where `evaluate.latency_batch_sizes` is empty."""
+
+
+def evaluate_action(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> Evaluated:
+    """The `evaluate` action, whatever the file that is named. `out` gets what `model.evaluate.record` writes, and
+    latency.json."""
     status = StatusLog(out)
     with status.action("evaluate"):
-        result, evaluator = evaluate_file(named_file(given, "evaluate"), given, cpus=cpus)
+        path = named_file(given, "evaluate")
+        result, evaluator = evaluate_file(path, given, cpus=cpus)
         record(status, out, result, evaluator)
-    return result
+        found = latency_of_file(path, given)
+        if not found.rows:
+            return Evaluated(result, None)
+        found.write(out)
+        first = found.rows[0]
+        status.write("RUNNING", f"Median latency {first.median_ms:.2f} ms at batch {first.batch}, {found.where()}.")
+    return Evaluated(result, found)
 
 
 def score(

@@ -64,6 +64,11 @@ class GraphPredictor:
     dtype: torch.dtype
     """Of the input: float32 takes normalised pixels, uint8 takes them as they are."""
     outputs: tuple[str, ...]
+    runner: str
+    """Library and version."""
+    device: torch.device
+    threads: int = 0
+    """Of one operator on a CPU; 0: the library's own choice."""
 
     def run(self, pixels: Tensor) -> Outputs:
         """pixels (B, 3, H, W): RGB of `size` and `dtype`. Returns the outputs on the device of `pixels`."""
@@ -99,18 +104,20 @@ class GraphPredictor:
 class OnnxPredictor(GraphPredictor):
     """A detector in ONNX Runtime: on the GPU where ONNX Runtime has one, else on the CPU.
 
-    threads: of one operator; None leaves the choice to ONNX Runtime.
+    threads: of one operator; None leaves the choice to ONNX Runtime. exact: what the file says is computed, also where
+    a CPU has no such numbers; else what ONNX Runtime makes of it by itself, which is faster.
     """
 
-    def __init__(self, onnx: Path, *, threads: int | None = None) -> None:
+    def __init__(self, onnx: Path, *, threads: int | None = None, exact: bool = True) -> None:
         sidecar.require_file(onnx, "an ONNX file")
-        options = session_options()
+        options = session_options() if exact else ort.SessionOptions()
+        options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in ort.get_available_providers()]
         try:
-            source = runnable(onnx) or (on_cpu(onnx) if len(providers) == 1 else str(onnx))
+            source = runnable(onnx) or (on_cpu(onnx) if exact and len(providers) == 1 else str(onnx))
             self._session = ort.InferenceSession(source, options, providers=providers)
         except _UNREADABLE as error:
             raise ValueError(
@@ -129,6 +136,8 @@ class OnnxPredictor(GraphPredictor):
         self.size = (height, width)
         self.batch_range = (batch, batch) if isinstance(batch, int) else (1, None)
         self.dtype = torch.uint8 if self._session.get_inputs()[0].type == "tensor(uint8)" else torch.float32
+        self.runner, self.threads = f"ONNX Runtime {ort.__version__}", threads or 0
+        self.device = torch.device("cpu" if len(providers) == 1 else "cuda")
 
     def _run(self, pixels: Tensor) -> Outputs:
         values = self._session.run(self.outputs, {INPUT: pixels.cpu().numpy()})
@@ -144,7 +153,8 @@ class EnginePredictor(GraphPredictor):
     def __init__(
         self, plan: bytes, described: sidecar.EngineSidecar, library: trt.Library, device: torch.device, name: str
     ) -> None:
-        self._api, self._device = library.api, device
+        self._api, self.device = library.api, device
+        self.runner = f"{library.name} {library.version}"
         self._log = trt.message_log(library.api)
         with _on(device):
             trt.load_plugins(library.api, self._log)
@@ -180,12 +190,12 @@ class EnginePredictor(GraphPredictor):
         return trt.layer_types(self._api, self._engine)
 
     def _run(self, pixels: Tensor) -> Outputs:
-        with _on(self._device), _using(self._stream):
-            given = pixels.to(self._device).contiguous()
+        with _on(self.device), _using(self._stream):
+            given = pixels.to(self.device).contiguous()
             done = self._context.set_input_shape(INPUT, tuple(given.shape))
             found = {
                 name: torch.empty(
-                    tuple(self._context.get_tensor_shape(name)), dtype=self._types[name], device=self._device
+                    tuple(self._context.get_tensor_shape(name)), dtype=self._types[name], device=self.device
                 )
                 for name in self.outputs
             }
@@ -209,20 +219,13 @@ def open_graph(path: Path, *, gpu_id: int = 0, threads: int | None = None) -> Gr
 
 def graph_detector(graph: GraphPredictor, spec: ExperimentSpec) -> Detector:
     """`graph` on batches of images that were resized to its size. `spec` tells mean, std and num_select."""
-    sizes = spec.dataset.augmentation
-
-    def run(batch: ImageBatch) -> Outputs:
-        if graph.dtype == torch.uint8:
-            return graph.run(batch.pixels)
-        pixels, _ = normalise(batch.pixels, batch.sizes, sizes.input_mean, sizes.input_std)
-        return graph.run(pixels.to(graph.dtype))
 
     def raw(batch: ImageBatch) -> Detections:
-        found = run(batch)
+        found = graph.run(graph_input(graph, batch, spec))
         return top_k(Prediction(*(found[name] for name in OUTPUTS)), original_sizes(batch), spec.model.num_select)
 
     def selected(batch: ImageBatch) -> Detections:
-        found = run(batch)
+        found = graph.run(graph_input(graph, batch, spec))
         scores, labels, boxes = (found[name] for name in SELECTED)
         kept = spec.model.num_select
         if kept > scores.shape[1]:
@@ -235,6 +238,15 @@ def graph_detector(graph: GraphPredictor, spec: ExperimentSpec) -> Detector:
         return Detections(scores[:, :kept], labels[:, :kept].long(), (boxes.float() * scale[:, None])[:, :kept])
 
     return selected if graph.outputs == SELECTED else raw
+
+
+def graph_input(graph: GraphPredictor, batch: ImageBatch, spec: ExperimentSpec) -> Tensor:
+    """The images of a batch as `graph` takes them."""
+    if graph.dtype == torch.uint8:
+        return batch.pixels
+    sizes = spec.dataset.augmentation
+    pixels, _ = normalise(batch.pixels, batch.sizes, sizes.input_mean, sizes.input_std)
+    return pixels.to(graph.dtype)
 
 
 def gpu(gpu_id: int, purpose: str) -> torch.device:

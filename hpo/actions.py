@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo import runs
-from hpo.screen import near, next_step, say
+from hpo.screen import near, next_step, out, say
 from hpo.spec import Request, read_request, with_values
 from model.errors import SpecError
 
@@ -32,10 +32,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
     given, folder = _with_file(request, arguments, "evaluate")
     from deploy.evaluate import evaluate_action
 
-    result = evaluate_action(given, folder, cpus=os.cpu_count() or 1)
+    result, latency = evaluate_action(given, folder, cpus=os.cpu_count() or 1)
     for name, value in result.numbers.items():
         print(f"{name:10s} {value:.4f}")
-    say(f"wrote {near(folder)}/metrics.json, results.json, per_class.csv, predictions.json, worst_and_best.png")
+    files = "metrics.json, results.json, per_class.csv, predictions.json, worst_and_best.png"
+    if latency is not None:
+        out.print(latency.table())
+        files += ", latency.json"
+    say(f"wrote {near(folder)}/{files}")
     images = "dataset.infer_data_sources.image_dir=[FOLDER]"
     next_step(arguments, "inference", *_same(arguments, given, "evaluate", "inference"), images)
 

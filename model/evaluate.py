@@ -16,6 +16,7 @@ from model.checkpoint import load_model
 from model.data.coco import CocoIndex
 from model.data.datamodule import CocoDataModule
 from model.errors import SpecError
+from model.latency import Latency, of_torch
 from model.metrics import CocoEvaluator, CocoResult
 from model.network.detr import Prediction
 from model.network.postprocess import Detections, top_k
@@ -98,11 +99,27 @@ def evaluate_checkpoint(
     spec = adopt(checkpoint, given)
     data = CocoDataModule(spec, cpus=cpus)
     model.to(device(spec.evaluate.gpu_ids))
-    detect = detector(torch_predictor(model), spec)
+    index, batches = _scored(data, split)
+    return evaluate_detector(detector(torch_predictor(model), spec), batches, index, spec)
+
+
+def _scored(data: CocoDataModule, split: Literal["test", "val"]) -> tuple[CocoIndex, Iterable[ImageBatch]]:
     if split == "val":
-        batches = data.eval_loader(data.val_index, spec.dataset.batch_size)
-        return evaluate_detector(detect, batches, data.val_index, spec)
-    return evaluate_detector(detect, data.test_dataloader(), data.test_index, spec)
+        return data.val_index, data.eval_loader(data.val_index, data.spec.dataset.batch_size)
+    return data.test_index, data.test_dataloader()
+
+
+def checkpoint_latency(path: Path, given: Mapping[str, Any], *, split: Literal["test", "val"] = "test") -> Latency:
+    """How long the network of the checkpoint at `path` takes at `evaluate.latency_batch_sizes`: on the first images
+    that evaluate_checkpoint scores, as it sees them."""
+    model, checkpoint = load_model(path)
+    spec = adopt(checkpoint, given)
+    data = CocoDataModule(spec, cpus=1)
+    model.to(device(spec.evaluate.gpu_ids))
+    images = next(iter(_scored(data, split)[1]))
+    sizes = spec.dataset.augmentation
+    pixels, mask = normalise(images.pixels, images.sizes, sizes.input_mean, sizes.input_std)
+    return of_torch(model, pixels, mask, spec.evaluate.latency_batch_sizes)
 
 
 def evaluate(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> CocoResult:

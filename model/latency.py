@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FILE = "latency.json"
 WARM_UP = 3
-LEAST, MOST = 5, 200
+LEAST, MOST = 5, 100
 """Runs of one batch size that count."""
 SECONDS = 5.0
 """Of one batch size: no further run is begun after them, once there are LEAST."""
@@ -60,17 +60,14 @@ class Latency:
         plain = {**asdict(self), "rows": [row._asdict() for row in self.rows]}
         (folder / FILE).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
-    @classmethod
-    def read(cls, folder: Path) -> "Latency":
-        plain = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return cls(**{**plain, "rows": tuple(Row(**row) for row in plain["rows"])})
+    def where(self) -> str:
+        threads = f", {self.threads or 'its own choice of'} threads" if self.device.startswith("CPU") else ""
+        return f"{self.runner}, {self.device}{threads}, {self.width} x {self.height} pixels"
 
     def table(self) -> "Table":
         from rich.table import Table
 
-        threads = f", {self.threads or 'its own choice of'} threads" if self.device.startswith("CPU") else ""
-        where = f"{self.runner}, {self.device}{threads}, {self.width} x {self.height} pixels"
-        table = Table(title=f"Latency of the network: {where}")
+        table = Table(title=f"Latency of the network: {self.where()}")
         for name in ("batch", "median ms", "p99 ms", "images/s", "runs"):
             table.add_column(name, justify="right")
         for row in self.rows:

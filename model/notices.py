@@ -23,7 +23,6 @@ UNUSED: Mapping[str, str] = {
     "evaluate.num_gpus": "evaluation runs on one device",
     "evaluate.gpu_ids": "evaluation runs on one device",
     "evaluate.num_nodes": "evaluation runs on one device",
-    "evaluate.latency_batch_sizes": "latency is not measured yet",
     "inference.num_gpus": "inference runs on one device",
     "inference.gpu_ids": "inference runs on one device",
     "inference.num_nodes": "inference runs on one device",

@@ -39,10 +39,12 @@ def test_every_image_counts_for_any_batch(checkpoint: Path, onnx: Path, pictures
 
 
 def test_action_writes_what_the_evaluation_of_a_checkpoint_writes(onnx: Path, pictures: Source, tmp_path: Path) -> None:
-    result = evaluate_action(asked(pictures, evaluate={"checkpoint": str(onnx)}), tmp_path)
+    result, latency = evaluate_action(asked(pictures, evaluate={"checkpoint": str(onnx)}), tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == result.numbers
+    assert latency is not None
     assert {path.name for path in tmp_path.iterdir()} == {
-        "metrics.json", "per_class.csv", "predictions.json", "results.json", "status.json", "worst_and_best.png"
+        "latency.json", "metrics.json", "per_class.csv", "predictions.json", "results.json", "status.json",
+        "worst_and_best.png",
     }  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "status.json").read_text().splitlines()]
     assert lines[-1]["status"] == "SUCCESS"

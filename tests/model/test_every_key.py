@@ -6,6 +6,7 @@ The keys are walked from the spec classes, so a new key without a row fails here
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -409,6 +410,28 @@ def _(bench: Bench) -> None:
     assert class_names(spec, {2: "digit"}) == {1: "ant", 2: "bee"}
 
 
+def calibration_source(bench: Bench, changes: Mapping[str, Any]) -> list[str]:
+    from deploy.quantize import calibration
+
+    described: Any = SimpleNamespace(input={"batch": -1})
+    return sorted(path.name for path in calibration(bench.spec(changes), described, 2).paths)
+
+
+@row("dataset.quant_calibration_data_sources.image_dir")
+def _(bench: Bench) -> None:
+    bench.pictures({})
+    folder = {"dataset.quant_calibration_data_sources.image_dir": str(bench.folder / "seq")}
+    assert len(calibration_source(bench, {})) == 2  # training images
+    assert calibration_source(bench, folder) == ["a.png", "b.png"]
+
+
+@row("dataset.quant_calibration_data_sources.json_file")
+def _(bench: Bench) -> None:
+    test = bench.base["dataset"]["test_data_sources"]
+    named = {f"dataset.quant_calibration_data_sources.{name}": test[name] for name in ("image_dir", "json_file")}
+    assert len(calibration_source(bench, named)) == len(bench.data({}).test_index.images)
+
+
 @row("dataset.workers")
 def _(bench: Bench) -> None:
     assert [bench.data({"dataset.workers": most}, cpus=6).workers for most in (1, 3, 9)] == [1, 3, 5]
@@ -575,6 +598,25 @@ def _(bench: Bench) -> None:
         evaluate({**data, "evaluate": {"checkpoint": "nowhere.pth"}}, bench.folder / "scored")
 
 
+@row("evaluate.latency_batch_sizes")
+def _(bench: Bench) -> None:
+    from deploy.evaluate import evaluate_action
+
+    result, _ = bench.train({"train.is_dry_run": True})
+    data = {"dataset": {"test_data_sources": bench.base["dataset"]["test_data_sources"]}}
+
+    def measured(**keys: Any) -> list[int]:
+        given = {**data, "evaluate": {"checkpoint": str(result.last), **keys}}
+        latency = evaluate_action(given, bench.folder / "scored").latency
+        return [] if latency is None else [row.batch for row in latency.rows]
+
+    assert measured(latency_batch_sizes=[]) == []
+    assert not (bench.folder / "scored" / "latency.json").exists()
+    assert measured(latency_batch_sizes=[2, 1]) == [2, 1]
+    with pytest.raises(ValueError, match=r"`evaluate\.latency_batch_sizes` must be sizes of at least 1"):
+        measured(latency_batch_sizes=[0])
+
+
 @row("inference.checkpoint")
 def _(bench: Bench) -> None:
     result, _ = bench.train({"train.is_dry_run": True})
@@ -642,10 +684,9 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "encryption_key": "hush", "wandb.enable": True, "wandb.project": "x", "wandb.entity": "x", "wandb.group": "x",
     "wandb.tags": ["x"], "wandb.reinit": True, "wandb.sync_tensorboard": True, "wandb.save_code": True,
     "wandb.name": "x", "wandb.run_id": "x", "model.clip_max_norm": 1.0, "model.dld_model_dir_path": "x",
-    "dataset.dataset_type": "default", "dataset.quant_calibration_data_sources.image_dir": "x",
-    "dataset.quant_calibration_data_sources.json_file": "x", "train.input_width": 9, "train.input_height": 9,
+    "dataset.dataset_type": "default", "train.input_width": 9, "train.input_height": 9,
     "train.verbose": True, "train.optim.monitor_name": "train_loss", "evaluate.num_gpus": 2, "evaluate.gpu_ids": [1],
-    "evaluate.num_nodes": 2, "evaluate.trt_engine": "x", "evaluate.latency_batch_sizes": [2], "inference.num_gpus": 2, "inference.gpu_ids": [1],
+    "evaluate.num_nodes": 2, "evaluate.trt_engine": "x", "inference.num_gpus": 2, "inference.gpu_ids": [1],
     "inference.num_nodes": 2, "inference.trt_engine": "x",
 }  # fmt: skip
 
