@@ -144,11 +144,11 @@ def _spec(visit: Visit) -> Iterator[Finding]:
     if not visit.readable:
         return
     from hpo import policy
-    from hpo.handoff import check
+    from hpo.ending import wanted_of
 
     request = visit.request
     checks: list[Callable[[], object]] = [
-        lambda: check(request.sections["export"], request.sections["gen_trt_engine"]),
+        lambda: wanted_of(request.sections).check(len(request.sweep.objectives)),
     ]  # fmt: skip
     if not visit.spec_problems:
         decision = policy.resolve(request.policy, request.action)

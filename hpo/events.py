@@ -62,9 +62,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     },
     "handed_over": {
         "handoff": "handoff.json, which describes the winner",
-        "files": "by form: PyTorch, ONNX and the engine",
-        "map50": "by form, where measured",
-        "split": "the images that it was measured on: test or val",
+        "files": "by form: PyTorch, ONNX and engine of each precision",
+        "map50": "by form, where measured, and by the images that it was measured on: val, test",
+        "failures": "the precisions that lose more than they may, a sentence each",
     },
 }
 

@@ -1,80 +1,71 @@
-"""The winner's way out of a run: handoff.json, ONNX, engine, each measured. Knows the run folder; how is `deploy`'s.
+"""The winner's way out of a run: handoff.json, an ONNX file and an engine of each precision, each measured.
 
-Nothing is handed over that does not say what PyTorch says: a difference over the tolerance raises ParityError.
+Knows the file names of a run and the tolerances; the networks are run by `model` and `deploy`, whose heavy parts are
+imported inside the functions. Raises ParityError when the export does not say what its checkpoint says; a precision
+that loses too much accuracy is a failure of its own row, and the others are still handed over.
 """
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-from rich.text import Text
-
-from hpo.files import write_json
+from hpo.delivery import DELIVERY, Delivery, Row, Split
 from model.spec import ExperimentSpec
 
 if TYPE_CHECKING:
-    from deploy.spec import ExportSpec, GenTrtEngineSpec
+    from torch import Tensor
+
+    from deploy.calibration import CalibrationImages
+    from deploy.precision import Lowered
+    from deploy.sidecar import OnnxSidecar
+    from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec
+    from model.batch import ImageBatch
     from model.checkpoint import Checkpoint
 
 HANDOFF = "handoff.json"
-ONNX = "model.onnx"
-ENGINE = "model.engine"
-DELIVERY = "delivery.json"
-"""What was handed over and how it was measured."""
-
-MAP_TOLERANCE = 0.001
-"""Largest difference allowed between the mAP50 of an exported file and of PyTorch on the same images."""
-
-Split = Literal["test", "val"]
+LATENCY_SECONDS = 2.0
+"""Spent on the latency of each form."""
+SHOWN = 3
+"""Nodes that are named of those kept in a higher precision."""
 
 
-class Row(NamedTuple):
-    """One form of the winner."""
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The sections of a spec that a handoff follows; their file names are passed over."""
 
-    form: str
-    file: Path
-    bytes: int
-    map50: float | None
-    """On the images of `Delivery.split`, all resized to the export's size; None where it was not measured."""
-    difference: float | None
-    """Of map50 to PyTorch's."""
+    export: "ExportSpec"
+    engine: "GenTrtEngineSpec"
+    deploy: "DeploySpec"
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """FP32 first: the others are made from it."""
+        from deploy.spec import PRECISIONS
 
-class Delivery(NamedTuple):
-    rows: tuple[Row, ...]
-    split: Split | None
-    """Which images scored the rows; None where the spec names neither."""
-    remarks: tuple[str, ...]
-    """What was not done and why, what to know before use, what to install; a sentence each."""
+        asked = self.deploy.precisions or (self.engine.tensorrt.data_type,)
+        return tuple(name for name in PRECISIONS if name == "FP32" or name in asked)
 
-    def write(self, path: Path) -> None:
-        """As JSON, whole or not at all; files relative to its folder."""
-        rows = [{**row._asdict(), "file": os.path.relpath(row.file, path.parent)} for row in self.rows]
-        write_json({**self._asdict(), "rows": rows}, path)
+    def check(self, objectives: int = 1) -> None:
+        """Raises ValueError for what hand_off would refuse, so that a search does not end in it."""
+        from deploy.engine import check_options as check_engine
+        from deploy.export import check_options as check_export
 
-    def table(self) -> Table:
-        where = {"test": "test mAP50", "val": "validation mAP50 (optimistic)", None: "mAP50"}[self.split]
-        table = Table(title="Handed over")
-        table.add_column("form")
-        table.add_column("file")
-        for name in ("MB", where, "difference"):
-            table.add_column(name, justify="right")
-        for row in self.rows:
-            score = "not measured" if row.map50 is None else f"{row.map50:.4f}"
-            change = "" if row.difference is None else f"{row.difference:+.4f}"
-            table.add_row(row.form, Text(str(row.file), overflow="fold"), f"{row.bytes / 1e6:.1f}", score, change)
-        return table
+        check_export(self.export.opset_version, self.export.batch_size, self.export.attention)
+        check_engine(self.engine.tensorrt)
+        if self.deploy.objective is not None and objectives < 2:
+            raise ValueError(
+                "`deploy.objective` chooses among the trade-offs of a search with several `automl.objectives`, but it "
+                f"is {self.deploy.objective} and there is one objective; set automl.objectives=[val_mAP50, latency]."
+            )
 
 
-def check(export: "ExportSpec", engine: "GenTrtEngineSpec") -> None:
-    """Raises ValueError for what hand_off would refuse, so that a search does not end in it."""
-    from deploy.engine import check_options as check_engine
-    from deploy.export import check_options as check_export
+def onnx_name(precision: str) -> str:
+    return "model.onnx" if precision == "FP32" else f"model.{precision.lower()}.onnx"
 
-    check_export(export.opset_version, export.batch_size)
-    check_engine(engine.tensorrt)
+
+def engine_name(precision: str) -> str:
+    return "model.engine" if precision == "FP32" else f"model.{precision.lower()}.engine"
 
 
 def hand_off(
@@ -82,27 +73,25 @@ def hand_off(
     checkpoint: Path,
     spec: ExperimentSpec,
     *,
-    export: "ExportSpec",
-    engine: "GenTrtEngineSpec",
+    wanted: Wanted,
     budget: Mapping[str, float],
     lineage: Mapping[str, Any],
     cpus: int = 1,
 ) -> Delivery:
-    """Writes handoff.json, model.onnx and, where a TensorRT can be imported, model.engine into `run_dir`.
+    """Writes handoff.json, the ONNX file of each precision and, where a TensorRT can be imported, its engine.
 
     spec: the request's; its data sources and `evaluate` count, architecture and classes are the checkpoint's own.
-    export, engine: sizes and precision of their sections; file names are the run's. budget, lineage: as Handoff's.
-    Files of an earlier handoff of this run are replaced.
+    budget, lineage: as Handoff's. Files of an earlier handoff into this folder are replaced.
     """
     from deploy.export import export_onnx
     from model.checkpoint import read_checkpoint
     from model.handoff import Handoff
 
-    check(export, engine)
-    remarks: list[str] = []
+    wanted.check(objectives=2)
     winner = read_checkpoint(checkpoint)
+    clear(run_dir)
     Handoff.of(winner, run_dir, budget=budget, lineage=lineage).write(run_dir / HANDOFF)
-    onnx = run_dir / ONNX
+    onnx, export = run_dir / onnx_name("FP32"), wanted.export
     export_onnx(
         checkpoint,
         onnx,
@@ -110,69 +99,150 @@ def hand_off(
         width=export.input_width,
         opset=export.opset_version,
         batch_size=export.batch_size,
+        attention=_form(export.attention),
         overwrite=True,
         lineage=lineage,
         verbose=export.verbose,
     )
-    split = _split(spec)
-    rows = [Row("PyTorch", checkpoint, checkpoint.stat().st_size, None, None)]
-    rows.append(Row("ONNX", onnx, onnx.stat().st_size, None, None))
-    if split is None:
-        remarks.append(
-            "No mAP50 was measured: the spec names neither test nor validation data; set dataset.test_data_sources."
-        )
-    else:
-        if split == "val":
-            remarks.append(
-                "The spec names no test data: mAP50 is of the validation data, which chose the winner, and is "
-                "optimistic; set dataset.test_data_sources."
-            )
-        rows = _measured(rows, winner, spec, split, cpus)
-    built = _build(run_dir, onnx, engine, remarks)
-    delivery = Delivery((*rows, *built), split, tuple(remarks))
+    scale = _Scale(winner, onnx, spec, wanted, cpus)
+    remarks, failures = [*scale.remarks], list[str]()
+    rows = [scale.pytorch(), scale.exported()]
+    made = {"FP32": onnx}
+    for precision in wanted.precisions[1:]:
+        lowered = _lower(onnx, precision, scale, spec, wanted, failures)
+        if lowered is not None:
+            made[precision] = lowered.onnx
+            known = {} if scale.judge is None or lowered.score is None else {scale.judge: lowered.score}
+            rows.append(scale.row(precision, lowered.onnx, _note(lowered), known))
+            remarks += _kept(lowered)
+    rows += _build(run_dir, made, wanted, remarks)
+    delivery = Delivery(tuple(rows), tuple(remarks), tuple(failures))
     delivery.write(run_dir / DELIVERY)
     return delivery
 
 
-def _split(spec: ExperimentSpec) -> Split | None:
-    if spec.dataset.has_test:
-        return "test"
-    return "val" if spec.dataset.has_validation else None
+def clear(folder: Path) -> None:
+    """Removes the files of an earlier winner: none of them must stay beside this one's."""
+    from deploy.sidecar import path_of
+    from deploy.spec import PRECISIONS
+
+    for precision in PRECISIONS:
+        for file in (folder / onnx_name(precision), folder / engine_name(precision)):
+            file.unlink(missing_ok=True)
+            path_of(file).unlink(missing_ok=True)
+    (folder / DELIVERY).unlink(missing_ok=True)
 
 
-def _measured(rows: list[Row], winner: "Checkpoint", spec: ExperimentSpec, split: Split, cpus: int) -> list[Row]:
-    """The rows of the checkpoint and its ONNX with their scores. Raises ParityError when ONNX does not say what PyTorch
-    says: of the first batch's logits and boxes, and of mAP50 over all images."""
-    from deploy import parity
-    from deploy.evaluate import images_of, score
-    from deploy.runtime import OnnxPredictor
-    from model.adopt import adopt
-    from model.batch import normalise
-    from model.checkpoint import load_model
-    from model.evaluate import torch_predictor
+def _form(asked: str) -> str:
+    """The sampling that TensorRT computes rightly in every version, where an engine will be built."""
+    from deploy import trt
 
-    pytorch, onnx = rows
-    ours = adopt(winner, _data(spec))
-    model, _ = load_model(pytorch.file)
-    predict, exported = torch_predictor(model), OnnxPredictor(onnx.file)
+    if asked != "auto":
+        return asked
+    try:
+        trt.load()
+    except trt.TensorRTMissing:
+        return "gridsample"
+    return "gather"
 
-    batch = next(iter(images_of(ours, exported.size, split=split, cpus=0)[1]))
-    sizes = ours.dataset.augmentation
-    pixels, _ = normalise(batch.pixels, batch.sizes, sizes.input_mean, sizes.input_std)
-    parity.compare_predictors(predict, exported, pixels, name=onnx.file.name)
 
-    expected, found = (
-        score(each, ours, exported.size, split=split, cpus=cpus)[0].numbers["mAP50"] for each in (predict, exported)
-    )
-    if not abs(found - expected) <= MAP_TOLERANCE:
-        raise parity.ParityError(
-            f"`{onnx.file}` must reach the mAP50 of its checkpoint to {MAP_TOLERANCE:g}, but has {found:.4f} and "
-            f"PyTorch {expected:.4f} on the same images; do not use this file."
-        )
-    return [
-        pytorch._replace(map50=expected, difference=0.0),
-        onnx._replace(map50=found, difference=found - expected),
-    ]
+class _Scale:
+    """Measures the forms of one winner on the same images of the same size, and against each other."""
+
+    def __init__(self, winner: "Checkpoint", onnx: Path, spec: ExperimentSpec, wanted: Wanted, cpus: int) -> None:
+        from deploy import sidecar
+        from model.adopt import adopt
+
+        self.winner, self.onnx, self.wanted, self.cpus = winner, onnx, wanted, cpus
+        self.described: OnnxSidecar = sidecar.require_onnx(onnx)
+        self.given = _data(spec)
+        self.spec = adopt(winner, self.given)
+        self.splits: list[Split] = []
+        if spec.dataset.has_validation:
+            self.splits.append("val")
+        if spec.dataset.has_test:
+            self.splits.append("test")
+        self.expected: dict[Split, float] = {}
+        self._image: ImageBatch | None = None
+
+    @property
+    def judge(self) -> Split | None:
+        """The images whose loss counts: choosing layers is a choice too, and test images choose nothing."""
+        return self.splits[0] if self.splits else None
+
+    @property
+    def remarks(self) -> list[str]:
+        if not self.splits:
+            return ["No mAP50 was measured: the spec names neither validation nor test data."]
+        if "test" not in self.splits:
+            return [
+                "The spec names no test data: mAP50 is of the validation data, which chose the winner, and is "
+                "optimistic; set dataset.test_data_sources."
+            ]
+        return []
+
+    def pytorch(self) -> Row:
+        from deploy.evaluate import score
+        from model.checkpoint import load_model
+        from model.evaluate import detector, device, torch_predictor
+
+        model, _ = load_model(self.winner.path)
+        predict = torch_predictor(model.to(device(self.spec.evaluate.gpu_ids)))
+        for split in self.splits:
+            detect = detector(predict, self.spec)
+            result, _ = score(detect, self.spec, self.described.size, split=split, cpus=self.cpus)
+            self.expected[split] = result.numbers["mAP50"]
+        latency = self.latency(lambda pixels: predict(pixels, None), "float32")
+        file = self.winner.path
+        return Row("PyTorch", file, file.stat().st_size, dict(self.expected), 0.0 if self.splits else None, latency)
+
+    def exported(self) -> Row:
+        """The row of the FP32 export. Raises ParityError where its mAP50 is not that of PyTorch."""
+        from deploy.parity import ParityError
+
+        row, limit = self.row("FP32", self.onnx), self.wanted.deploy.max_drop.fp32
+        if row.drop is not None and not abs(row.drop) <= limit:
+            assert self.judge is not None
+            raise ParityError(
+                f"`{self.onnx}` must reach the mAP50 of its checkpoint to {limit:g} (deploy.max_drop.fp32), but has "
+                f"{row.map50[self.judge]:.4f} and PyTorch {self.expected[self.judge]:.4f} on the same images; do not "
+                "use this file."
+            )
+        return row
+
+    def row(self, precision: str, onnx: Path, note: str = "", known: Mapping[Split, float] | None = None) -> Row:
+        """known: scores of the file that were measured already."""
+        from deploy.runtime import OnnxPredictor
+
+        found = {split: (known or {}).get(split) for split in self.splits}
+        scores = {split: self.score(onnx, split) if value is None else value for split, value in found.items()}
+        drop = self.expected[self.judge] - scores[self.judge] if self.judge else None
+        graph = OnnxPredictor(onnx)
+        latency = self.latency(graph.run, str(graph.dtype).removeprefix("torch."))
+        return Row(f"ONNX {precision}", onnx, onnx.stat().st_size, scores, drop, latency, note)
+
+    def score(self, onnx: Path, split: Split) -> float:
+        """mAP50 of an ONNX file in ONNX Runtime."""
+        from deploy.evaluate import evaluate_file
+
+        return evaluate_file(onnx, self.given, split=split, cpus=self.cpus)[0].numbers["mAP50"]
+
+    def latency(self, run: "Callable[[Tensor], object]", dtype: str) -> float | None:
+        """Median of one image through the network, milliseconds; None without an image to run it on. dtype: uint8 for
+        pixels as they are, float32 for normalised ones."""
+        from deploy.evaluate import images_of
+        from model.batch import normalise
+        from model.latency import measure
+
+        if self.judge is None:
+            return None
+        if self._image is None:
+            self._image = next(iter(images_of(self.spec, self.described.size, split=self.judge, cpus=0)[1]))
+        one, sizes = self._image, self.spec.dataset.augmentation
+        pixels = one.pixels[:1]
+        if dtype != "uint8":
+            pixels, _ = normalise(pixels, one.sizes[:1], sizes.input_mean, sizes.input_std)
+        return measure(lambda _: lambda: run(pixels), (1,), seconds=LATENCY_SECONDS)[0].median_ms
 
 
 def _data(spec: ExperimentSpec) -> dict[str, Any]:
@@ -182,28 +252,81 @@ def _data(spec: ExperimentSpec) -> dict[str, Any]:
     return {"dataset": {name: given["dataset"][name] for name in kept}, "evaluate": given["evaluate"]}
 
 
-def _build(run_dir: Path, onnx: Path, wanted: "GenTrtEngineSpec", remarks: list[str]) -> list[Row]:
-    """The engine's row; none, and a remark, where there is no TensorRT."""
+def _lower(
+    onnx: Path, precision: str, scale: _Scale, spec: ExperimentSpec, wanted: Wanted, failures: list[str]
+) -> "Lowered | None":
+    """The ONNX file in a lower precision, with as many nodes left above it as the tolerance asks for."""
+    from deploy import precision as lowering
+
+    asked, judge = wanted.engine.tensorrt, scale.judge
+    try:
+        return lowering.lower(
+            onnx,
+            onnx.with_name(onnx_name(precision)),
+            precision,
+            images=_calibration(spec, scale.described, wanted),
+            layers_precision=asked.layers_precision if asked.data_type == precision else (),
+            method=asked.calibration.method,
+            score=None if judge is None else lambda file: scale.score(file, judge),
+            reference=None if judge is None else scale.expected[judge],
+            max_drop=wanted.deploy.max_drop.of(precision),
+        )
+    except lowering.PrecisionError as error:
+        failures.append(f"{precision}: {error}")
+        return None
+
+
+def _calibration(spec: ExperimentSpec, described: "OnnxSidecar", wanted: Wanted) -> "CalibrationImages":
+    """The images that the spec names for it, else a sample of the training images."""
+    from deploy import calibration
+    from model.data.datamodule import CocoDataModule
+
+    asked = wanted.engine.tensorrt.calibration
+    size, count = asked.cal_batch_size, wanted.deploy.calibration_images
+    if asked.cal_image_dir:
+        return calibration.from_folders(
+            asked.cal_image_dir, batch_size=size, batches=asked.cal_batches, described=described
+        )
+    return calibration.from_index(CocoDataModule(spec, cpus=1).train_index, count, described, batch_size=size)
+
+
+def _note(lowered: "Lowered") -> str:
+    kept = f"{len(lowered.kept)} of {lowered.nodes} nodes kept back" if lowered.kept else ""
+    return "; ".join(filter(None, (f"{lowered.quantised} layers in INT8" if lowered.quantised else "", kept)))
+
+
+def _kept(lowered: "Lowered") -> list[str]:
+    """What is not of the precision, and why, in a sentence; the sidecar has all of it."""
+    if not lowered.kept:
+        return []
+    shown = [f"{name} ({why})" for name, why in list(lowered.kept.items())[:SHOWN]]
+    rest = len(lowered.kept) - len(shown)
+    more = f"; {rest} more are listed in {lowered.onnx.name}.json" if rest else ""
+    return [f"{lowered.precision} keeps back {', '.join(shown)}{more}."]
+
+
+def _build(run_dir: Path, made: Mapping[str, Path], wanted: Wanted, remarks: list[str]) -> list[Row]:
+    """The engines' rows; none, and a remark, where there is no TensorRT."""
     from deploy import trt
     from deploy.engine import build_engine
-    from deploy.sidecar import path_of
 
-    engine = run_dir / ENGINE
-    for stale in (engine, path_of(engine)):  # an engine of an earlier winner must not stay beside this one's ONNX
-        stale.unlink(missing_ok=True)
-    try:
-        report = build_engine(
-            onnx,
-            engine,
-            min_batch=wanted.tensorrt.min_batch_size,
-            opt_batch=wanted.tensorrt.opt_batch_size,
-            max_batch=wanted.tensorrt.max_batch_size,
-            workspace_mb=wanted.tensorrt.workspace_size,
-            precision=wanted.tensorrt.data_type,
-            verbose=wanted.verbose,
-        )
-    except trt.TensorRTMissing as missing:
-        remarks.append(f"No engine was built: {missing}")
-        return []
-    remarks.append(report.line())
-    return [Row(f"{report.library} {report.precision}", engine, report.bytes, None, None)]
+    asked, rows = wanted.engine.tensorrt, []
+    for precision, onnx in made.items():
+        try:
+            report = build_engine(
+                onnx,
+                run_dir / engine_name(precision),
+                min_batch=asked.min_batch_size,
+                opt_batch=asked.opt_batch_size,
+                max_batch=asked.max_batch_size,
+                workspace_mb=asked.workspace_size,
+                precision=precision,
+                verbose=wanted.engine.verbose,
+            )
+        except trt.TensorRTMissing as missing:
+            remarks.append(f"No engine was built: {missing}")
+            return []
+        row = Row(f"{report.library} {precision}", report.engine, report.bytes, {})
+        rows.append(row._replace(note=f"built in {report.seconds:.1f} s"))
+    remarks.append(f"Engines: {report.library} {report.version}; {report.compared}.")
+    return rows

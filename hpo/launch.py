@@ -8,25 +8,23 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from hpo import events, policy, runs
-from hpo.errors import RunError, SweepStoppedError
+from hpo.ending import emit_finished, finish_sweep, hand_over, wanted_of
+from hpo.errors import RunError
 from hpo.screen import near, next_step, out, say
 from hpo.show_space import print_space
 from hpo.spec import absent_weights, read_request
 from model.errors import SpecError
 from model.spec import ExperimentSpec
 from schemas import dotted, packaged
-from schemas.structure import structure, unstructure
+from schemas.structure import unstructure
 
 if TYPE_CHECKING:
-    from deploy.spec import ExportSpec, GenTrtEngineSpec
-    from hpo.result import Outcome, SweepResult, TrialRecord
+    from hpo.result import Outcome
     from hpo.review import Review
     from model.data.coco import CocoIndex
     from model.metrics import Measurement
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 
 def train(arguments: argparse.Namespace) -> None:
     """Searches, or trains once, by policy; then hands the result over."""
-    from hpo.handoff import check
-
     out.print(f"reading {arguments.spec}")
     _use_cluster(arguments.ray_address)
     overrides = [*arguments.overrides, *(["automl_policy=off"] if arguments.no_automl else [])]
@@ -49,7 +45,7 @@ def train(arguments: argparse.Namespace) -> None:
         policy.require_metric(request.spec.dataset.has_validation)
         space = request.space()
         print_space(space, out)
-    check(request.sections["export"], request.sections["gen_trt_engine"])
+    wanted_of(request.sections).check(len(request.sweep.objectives) if search else 1)
     if absent := absent_weights(request.spec):
         raise SpecError(absent)
     root = runs.results_root(request.spec)
@@ -84,7 +80,7 @@ def train(arguments: argparse.Namespace) -> None:
         from hpo.sweep import run_sweep
 
         out.print("starting MLflow and the workers; the first time takes half a minute")
-        _finish_sweep(run, request.spec, run_sweep(run, request.spec, request.sweep, space))
+        finish_sweep(run, request.spec, run_sweep(run, request.spec, request.sweep, space))
     else:
         _plain(run, request.spec, request.sweep.model_name)
     next_step(arguments, "evaluate", "--from", near(run))
@@ -136,7 +132,7 @@ def resume(arguments: argparse.Namespace) -> None:
     from hpo.sweep import resume_sweep
 
     result = resume_sweep(run, add_trials=_whole("--add-trials", arguments.add_trials))
-    _finish_sweep(run, _spec_of(run), result)
+    finish_sweep(run, _spec_of(run), result)
     next_step(arguments, "evaluate", "--from", near(run))
 
 
@@ -152,13 +148,13 @@ def stop(arguments: argparse.Namespace) -> None:
         raise RunError(f"`ddetr stop` ends a search that is not finished, but {run} is; its result is in {run}.")
     if not stop_sweep(run):
         out.print(f"no driver was at work in {run}; the search ends with what there is")
-        _finish_sweep(run, _spec_of(run), read_result(run))
+        finish_sweep(run, _spec_of(run), read_result(run))
         next_step(arguments, "evaluate", "--from", near(run))
         return
     out.print("told the driver; its trials stop after their running epochs")
     with exclusive(run / ".lock", wait_s=math.inf, holder="its driver"):
         result = read_result(run)
-    _emit_finished(result)
+    emit_finished(result)
     out.print(result.verdict())
     out.print("the command that ran the search hands the winner over; then")
     next_step(arguments, "evaluate", "--from", near(run))
@@ -296,7 +292,7 @@ def _plain(run: Path, spec: ExperimentSpec, model_name: str | None) -> None:
     )
     budget = {"epochs": float(spec.train.num_epochs), "seconds": round(time.monotonic() - started, 1)}
     lineage = {"run": run.name, "trial": 0, "seed": spec.train.seed, "values": {}}
-    _hand_off(run, result.best, spec, budget, lineage)
+    delivery = hand_over(run, result.best, spec, budget, lineage)
     finish(run, spec, result.best, trial=0, default=None, note=say, cpus=os.cpu_count() or 1)
     register(
         run,
@@ -309,6 +305,7 @@ def _plain(run: Path, spec: ExperimentSpec, model_name: str | None) -> None:
         name=model_name,
         plain=True,
     )
+    delivery.require()
 
 
 def _emit_ended(
@@ -338,125 +335,3 @@ def _columns(spec: ExperimentSpec) -> dict[str, Any]:
     nested = spec.to_dict()
     searchable = packaged.document("train")["automl_default_parameters"]
     return {name: dotted.get(nested, name) for name in sorted(searchable)}
-
-
-def _finish_sweep(run: Path, spec: ExperimentSpec, result: "SweepResult") -> None:
-    from hpo.registry import register
-    from hpo.reporting.live import finish
-    from hpo.retention import tidy
-
-    best = result.best
-    _emit_finished(result)
-    _print_rows("Trials", result.table())
-    out.print(result.verdict())
-    spent = f" ({'; '.join(result.spent)})" if len(result.spent) > 1 else ""
-    out.print(f"the search ended: {result.ended}{spent}")
-    if best is None or best.checkpoint is None:
-        raise SweepStoppedError(
-            f"no trial of {run.name} completed; `ddetr resume {run}` goes on when the cause is mended."
-        )
-    budget = {"epochs": float(best.measurements[-1].epoch), "seconds": best.seconds}
-    lineage = {
-        "run": run.name,
-        "trial": best.number,
-        "seed": spec.train.seed,
-        "values": dict(best.params),
-        "space": result.space_hash,
-    }
-    _hand_off(run, best.checkpoint, spec, budget, lineage)
-    _compare_on_test(run, spec, best, result.baseline)
-    finish(
-        run,
-        spec,
-        best.checkpoint,
-        trial=best.number,
-        default=result.default_to_compare,
-        note=say,
-        cpus=os.cpu_count() or 1,
-    )
-    line = tidy(run)
-    if line is not None:
-        say(line)
-    register(
-        run,
-        spec,
-        trial=best.number,
-        metric=result.metric.name,
-        value=best.value(result.metric),
-        params=best.params,
-        note=say,
-    )
-
-
-def _emit_finished(result: "SweepResult") -> None:
-    best, default = result.best, result.baseline
-    events.emit(
-        "finished",
-        verdict=result.verdict(),
-        reason=result.ended,
-        trial=None if best is None else best.number,
-        value=None if best is None else best.value(result.metric),
-        default=None if default is None else default.value(result.metric),
-        checkpoint=None if best is None else best.checkpoint,
-    )
-
-
-def _compare_on_test(run: Path, spec: ExperimentSpec, best: "TrialRecord", default: "TrialRecord | None") -> None:
-    """The winner's score beside the default's, on images that chose nothing."""
-    if not spec.dataset.has_test:
-        return
-    from hpo.evidence import keep_test_scores
-    from model.evaluate import evaluate_checkpoint
-
-    given = {"dataset": {"test_data_sources": spec.to_dict()["dataset"]["test_data_sources"]}}
-    scores = {}
-    for name, trial in (("default", default), ("winner", best)):
-        if trial is not None and trial.checkpoint is not None and trial.checkpoint.exists():
-            scores[name] = evaluate_checkpoint(trial.checkpoint, given)[0].numbers["mAP50"]
-    keep_test_scores(run, scores)
-    text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    out.print(f"test mAP50: {text}" + ("" if "default" in scores else " (the default left no checkpoint)"))
-
-
-def _hand_off(
-    run: Path, checkpoint: Path, spec: ExperimentSpec, budget: Mapping[str, float], lineage: Mapping[str, Any]
-) -> None:
-    from hpo.handoff import HANDOFF, hand_off
-    from hpo.mlflow_store import how_to_open, tracking_uri
-
-    export, engine = _deploy_sections(run)
-    out.print("handing over: ONNX, engine and their accuracy")
-    delivery = hand_off(
-        run, checkpoint, spec, export=export, engine=engine, budget=budget, lineage=lineage, cpus=os.cpu_count() or 1
-    )
-    events.emit(
-        "handed_over",
-        handoff=run / HANDOFF,
-        files={row.form: row.file for row in delivery.rows},
-        map50={row.form: row.map50 for row in delivery.rows if row.map50 is not None},
-        split=delivery.split,
-    )
-    out.print(delivery.table())
-    for remark in delivery.remarks:
-        say(remark)
-    say(f"compare trials: {how_to_open(tracking_uri(run.parent))}")
-
-
-def _deploy_sections(run: Path) -> tuple["ExportSpec", "GenTrtEngineSpec"]:
-    from deploy.spec import ExportSpec, GenTrtEngineSpec
-
-    kept = runs.read_sections(run)
-    export, _ = structure(ExportSpec, kept.get("export", {}))
-    engine, _ = structure(GenTrtEngineSpec, kept.get("gen_trt_engine", {}))
-    return export, engine
-
-
-def _print_rows(title: str, rows: list[dict[str, str]]) -> None:
-    if not rows:
-        return
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name in ("outcome", "note") else "right")
-    for row in rows:
-        table.add_row(*row.values())
-    out.print(table)

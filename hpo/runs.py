@@ -53,7 +53,7 @@ def find_run(name: str, root: Path = Path("runs")) -> Path:
     for folder in (Path(name), root / name):
         if folder.is_dir():
             return folder.resolve()
-    there = sorted(path.name for path in root.glob("*") if path.is_dir()) if root.is_dir() else []
+    there = sorted(path.name for path in root.glob("*") if (path / "spec.yaml").is_file()) if root.is_dir() else []
     known = f"{root}/ holds {', '.join(there[-5:])}" if there else f"{root}/ holds none"
     raise RunError(
         f"RUN must be a run's folder or its id, but `{name}` is neither ({known}); give the folder that `ddetr train` "

@@ -32,7 +32,7 @@ FAREWELL_S = 15.0
 SLOW_S = 180.0
 """The same for a database here, which on a busy machine takes half a minute to be made, and is never away."""
 FIRST_FILES = ("spec.yaml", "space.json", "datasets.json")
-LAST_FILES = (*FIRST_FILES, "handoff.json", "report.html", "report.md", "model.onnx.json")
+LAST_FILES = (*FIRST_FILES, "handoff.json", "delivery.json", "report.html", "report.md", "model.onnx.json")
 """Of the run folder, as far as they are there; model.onnx is in the logged model."""
 
 

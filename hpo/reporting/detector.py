@@ -3,6 +3,7 @@
 import os
 import shlex
 
+from hpo.delivery import HEADINGS
 from hpo.mlflow_store import database_of, how_to_open, tracking_uri
 from hpo.reporting import plots
 from hpo.reporting.blocks import Block, Commands, Folded, Picture, Pictures, Section, Table, Text
@@ -12,7 +13,7 @@ from hpo.review import size
 
 CLASSES = 20
 """Rows of the table of classes; the rest is folded."""
-WORDS = frozenset(("class", "form", "file"))
+WORDS = frozenset(("class", "form", "file", "note"))
 
 
 def classes(facts: Facts) -> Section | None:
@@ -73,19 +74,22 @@ def files(facts: Facts) -> Section | None:
     found = facts.delivery
     if found is None:
         return None
-    where = {"test": "test mAP50", "val": "validation mAP50"}.get(found["split"], "mAP50")
+    splits = [split for split in HEADINGS if any(split in row["map50"] for row in found["rows"])]
     rows = [
         [
             row["form"],
             row["file"],
             size(row["bytes"]),
-            "not measured" if row["map50"] is None else f"{row['map50']:.4f}",
-            "" if row["difference"] is None else gain(row["difference"]),
+            *(f"{row['map50'][split]:.4f}" if split in row["map50"] else "not measured" for split in splits),
+            "" if row["drop"] is None else gain(-row["drop"]),
+            "" if row["latency_ms"] is None else f"{row['latency_ms']:.3g} ms",
+            row["note"],
         ]
         for row in found["rows"]
     ]
-    columns = ["form", "file", "size", where, "to PyTorch"]
+    columns = ["form", "file", "size", *(HEADINGS[split] for split in splits), "to PyTorch", "one image", "note"]
     blocks: list[Block] = [Table(columns=columns, rows=rows, words=WORDS)]
+    blocks += [Text(failure) for failure in found["failures"]]
     blocks += [Text(remark, "quiet") for remark in found["remarks"]]
     return Section("files", "Handed over", blocks)
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from hpo.delivery import DELIVERY
 from hpo.errors import RunError
 from hpo.evidence import FOLDER, SUMMARY, TEST
-from hpo.handoff import DELIVERY, HANDOFF
+from hpo.handoff import HANDOFF
 from hpo.result import Outcome, SweepResult, TrialRecord, read_result
 from hpo.runs import read_sweep
 from model.metrics import VAL_MAP50, Measurement

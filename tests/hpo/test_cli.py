@@ -36,9 +36,9 @@ def only_run(tmp_path: Path) -> Path:
 def test_the_surface_is_this_one() -> None:
     assert sorted(DDETR) == [
         "compare", "completion", "doctor", "evaluate", "explain", "export", "gen_trt_engine", "inference",
-        "make-data", "report", "resume", "runs", "space", "stop", "train",
+        "make-data", "quantize", "report", "resume", "runs", "skill", "space", "stop", "train",
     ]  # fmt: skip
-    assert sorted(DIRECT) == ["evaluate", "export", "gen_trt_engine", "inference", "train"]
+    assert sorted(DIRECT) == ["evaluate", "export", "gen_trt_engine", "inference", "quantize", "train"]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_plain_training_has_the_layout_of_a_search(
     assert told["run"]["folder"] == str(run)
     assert told["measured"]["values"]["val_mAP50"] == told["ended"]["value"] == told["finished"]["value"]
     assert told["finished"]["checkpoint"] == told["handed_over"]["files"]["PyTorch"]
-    assert Path(told["handed_over"]["files"]["ONNX"]).is_file()
+    assert Path(told["handed_over"]["files"]["ONNX FP32"]).is_file()
     there = {path.name for path in run.iterdir()}
     assert {"spec.yaml", "trials", "handoff.json", "model.onnx"} <= there
     assert "study.db" not in there

@@ -65,7 +65,7 @@ def test_no_question_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
 def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[SweepResult]:
     """What a search ended with: the stand-in's checkpoints cannot be exported."""
     found: list[SweepResult] = []
-    monkeypatch.setattr(launch, "_finish_sweep", lambda run, spec, result: found.append(result))
+    monkeypatch.setattr(launch, "finish_sweep", lambda run, spec, result: found.append(result))
     return found
 
 
