@@ -159,11 +159,13 @@ def _drop_round_trips(model: ModelProto) -> None:
         if down is None or not (down.name.endswith("_cast_to_fp16_node") or down.name.startswith("graph_input_cast")):
             continue
         source, target = down.input[0], up.output[0]
-        if target in ends and source in makers and source not in renamed:
-            renamed[source] = target
-            up.output[0] = f"{target}/unused"
-        elif target not in ends:
+        if target not in ends:
             renamed[target] = source
+        elif source in makers and source not in renamed:
+            renamed[source] = target
+        else:
+            continue
+        up.output[0] = f"{target}/unused"
     for node in graph.node:
         for names in (node.input, node.output):
             for place, name in enumerate(names):

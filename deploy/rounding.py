@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from deploy.tensors import copied, typed, types_of
@@ -25,7 +25,8 @@ def on_cpu(path: Path) -> str | bytes:
     halves = (each for each in model.graph.initializer if each.data_type == TensorProto.FLOAT16)
     if next(halves, None) is None:
         return str(path)
-    return rounded(typed(model)).SerializeToString()
+    content: bytes = rounded(typed(model)).SerializeToString()
+    return content
 
 
 def rounded(model: ModelProto) -> ModelProto:
