@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jsonschema import Draft202012Validator, ValidationError
+
 from model.checkpoint import Checkpoint, sha256
 from model.spec import ExperimentSpec
 
@@ -172,10 +174,69 @@ def engine_model(engine: Path, described: EngineSidecar) -> OnnxSidecar:
             f"an engine must know its classes and preprocessing, but `{engine}` was built from `{described.onnx}`, "
             "which came without a description; export that with `ddetr export` and build again."
         )
-    return OnnxSidecar(**described.model)
+    try:
+        return _sound(OnnxSidecar, described.model)
+    except (TypeError, ValidationError) as error:
+        raise ValueError(
+            f"`{path_of(engine)}` must hold the complete description of its ONNX file, but does not "
+            f"({_where(error)}); build it again."
+        ) from None
 
 
 _Sidecar = TypeVar("_Sidecar", OnnxSidecar, EngineSidecar)
+
+_COUNT = {"type": "integer", "minimum": 1, "maximum": 1 << 31}
+_COLOUR = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
+_SHAPE = {"type": "array", "items": _COUNT, "minItems": 4, "maxItems": 4}
+_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+_SOUND: Mapping[type, Mapping[str, Any]] = {
+    OnnxSidecar: {
+        "onnx_sha256": {"type": "string"},
+        "num_classes": _COUNT,
+        "classes": {**_TEXTS, "propertyNames": {"pattern": "^[0-9]{1,9}$"}},
+        "input": {
+            "required": ["dtype", "batch", "height", "width", "mean", "std"],
+            "properties": {
+                "dtype": {"enum": ["float32", "uint8"]},
+                "batch": {"anyOf": [{"const": -1}, _COUNT]},
+                "height": _COUNT,
+                "width": _COUNT,
+                "mean": _COLOUR,
+                "std": _COLOUR,
+            },
+        },
+        "outputs": _TEXTS,
+        "thresholds": {"type": "object"},
+        "model": {"type": "object"},
+        "lineage": {"required": ["epoch", "metrics"], "properties": {"metrics": {"type": "object"}}},
+        "precision": {"type": "string"},
+        "lowered": {"type": ["object", "null"]},
+    },
+    EngineSidecar: {
+        "engine_sha256": {"type": "string"},
+        "library": {"type": "string"},
+        "library_version": {"type": "string"},
+        "precision": {"type": "string"},
+        "shapes": {"required": ["min", "opt", "max"], "properties": dict.fromkeys(("min", "opt", "max"), _SHAPE)},
+        "model": {"type": ["object", "null"]},
+    },
+}
+"""What code here relies on, as JSON Schema; the rest is for people."""
+
+
+def _sound(cls: type[_Sidecar], found: Any) -> _Sidecar:
+    """Raises TypeError for keys too many or too few, ValidationError for values that no sidecar holds."""
+    sidecar = cls(**found)
+    known = _SOUND[cls]
+    nested = {name: {"type": "object", **rule} if "properties" in rule else rule for name, rule in known.items()}
+    Draft202012Validator({"properties": nested}).validate(found)
+    return sidecar
+
+
+def _where(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}"
+    return str(error)
 
 
 def _read(cls: type[_Sidecar], file: Path, what: str, fix: str) -> _Sidecar:
@@ -184,9 +245,11 @@ def _read(cls: type[_Sidecar], file: Path, what: str, fix: str) -> _Sidecar:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         version = found["format_version"]
-        sidecar = cls(**found) if version == FORMAT_VERSION else None
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"`{path}` must be the complete description of {what}, but is not ({error}); {fix}.") from None
+        sidecar = _sound(cls, found) if version == FORMAT_VERSION else None
+    except (ValueError, TypeError, KeyError, ValidationError) as error:
+        raise ValueError(
+            f"`{path}` must be the complete description of {what}, but is not ({_where(error)}); {fix}."
+        ) from None
     if sidecar is None:
         raise ValueError(
             f"descriptions of format {FORMAT_VERSION} can be read, but `{path}` has {version}; {fix} with this version."

@@ -81,11 +81,18 @@ def load(path: Path) -> Document:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SpecFileError(f"the spec file {path} cannot be read: {reason}; correct its path.") from None
-    return loads(text, source=path.name)
+    # JSON may be indented with tabs, which YAML refuses; inside its texts there are none.
+    return loads(text.replace("\t", " ") if path.suffix == ".json" else text, source=path.name)
 
 
 def loads(text: str, *, source: str = "spec") -> Document:
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        raise SpecFileError(
+            f"{source}: not readable as YAML: it holds the control character {chr(error.character)!r} at "
+            f"{error.position + 1}; remove it."
+        ) from None
     loader.source = source
     try:
         node = loader.get_single_node()
@@ -126,7 +133,20 @@ def parse_value(text: str) -> Any:
     finally:
         loader.dispose()
     quoted = text.strip()[:1] in ("'", '"')
-    return text.strip() if isinstance(value, str) and not quoted else value
+    return text.strip() if isinstance(value, str) and not quoted else _paired(value)
+
+
+def _paired(value: Any) -> Any:
+    """Hydra needs no space after a colon: in YAML `{image_dir:/data}` would be one key without a value."""
+    if isinstance(value, list):
+        return [_paired(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    paired = {}
+    for key, item in value.items():
+        name, colon, text = key.partition(":") if isinstance(key, str) and item is None else (key, "", "")
+        paired[name] = parse_value(text) if colon else _paired(item)
+    return paired
 
 
 def override(document: Document, overrides: Sequence[str], origin: str = COMMAND_LINE) -> Document:

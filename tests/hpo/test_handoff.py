@@ -13,6 +13,7 @@ from deploy import precision, trt
 from deploy.parity import ParityError
 from deploy.sidecar import require_onnx
 from deploy.spec import CalibrationSpec, DeploySpec, ExportSpec, GenTrtEngineSpec, MaxDropSpec, TensorRTSpec
+from hpo import handoff
 from hpo.delivery import Delivery, DeliveryError
 from hpo.handoff import Wanted, hand_off
 from model.handoff import Handoff
@@ -21,6 +22,11 @@ from model.spec import DatasetSpec, ExperimentSpec, ModelSpec, Source
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 Give = Callable[..., Delivery]
+
+
+@pytest.fixture(autouse=True)
+def _in_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handoff, "LATENCY_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -164,7 +170,10 @@ def test_a_precision_that_loses_too_much_fails_alone_and_loudly(
         delivery.require()
 
 
-def test_calibration_is_by_the_images_that_the_spec_names(give: Give, run_dir: Path, tiny_pictures: Source) -> None:
+def test_calibration_is_by_the_images_that_the_spec_names(
+    give: Give, run_dir: Path, tiny_pictures: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trt, "import_module", no_tensorrt)
     named = CalibrationSpec(cal_image_dir=(str(tiny_pictures.image_dir),), cal_batch_size=2, cal_batches=2)
     limits = MaxDropSpec(int8=1.0)
     give(DatasetSpec(), wanted(DeploySpec(max_drop=limits), data_type="INT8", calibration=named))
