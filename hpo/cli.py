@@ -63,6 +63,8 @@ ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("folder",),
         {"nargs": "?", "type": Path, "default": Path("runs"), "metavar": "DIR", "help": "default: runs"},
     ),
+    "directory": (("directory",), {"type": Path, "metavar": "DIR", "help": "new, empty, or one that this wrote"}),
+    "python": (("--python",), {"type": Path, "metavar": "FILE", "help": "of the environment that trains"}),
     "csv": (("--csv",), {"action": "store_true", "help": "comma-separated values on standard output"}),
     "shell": (("shell",), {"choices": ("bash", "zsh"), "help": "of which shell"}),
     "dataset": (("dataset",), {"choices": ("digits",)}),
@@ -113,6 +115,11 @@ DDETR: Mapping[str, Command] = {
     "inference": Command("hpo.actions:inference", "label and draw images", ACTION),
     "export": Command("hpo.actions:export", "checkpoint to ONNX", ACTION),
     "gen_trt_engine": Command("hpo.actions:gen_trt_engine", "ONNX to a TensorRT engine", ACTION),
+    "skill": Command(
+        "hpo.skill:skill",
+        "write a folder from which TAO's AutoML runner searches with our trainer",
+        ("directory", "python"),
+    ),
     "make-data": Command(
         "hpo.launch:make_data",
         "write a sample COCO set of real scanned digits",
@@ -125,6 +132,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "look at results": ("runs", "compare", "report", "evaluate", "inference"),
     "deploy": ("export", "gen_trt_engine"),
     "help": ("space", "explain", "doctor", "make-data", "completion"),
+    "beside TAO": ("skill",),
 }
 """How the commands are listed."""
 EXAMPLE = """\

@@ -45,9 +45,9 @@ def script(shell: str) -> str:
             action.complete = SPECS  # type: ignore[attr-defined]
         elif action.dest in ("run", "seed_from"):
             action.complete = RUNS  # type: ignore[attr-defined]
-        elif action.dest == "schema":
+        elif action.dest in ("schema", "python"):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-        elif action.dest == "out":
+        elif action.dest in ("out", "directory"):
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     found: str = shtab.complete(parser, shell, preamble=PREAMBLE)  # type: ignore[arg-type]
     return found

@@ -23,6 +23,12 @@ class InUseError(RunError):
     """Another process holds the folder."""
 
 
+class SkillError(ValueError):
+    """A folder or an interpreter that `ddetr skill` is given will not do."""
+
+    kind: "ClassVar[Kind]" = "usage"
+
+
 class ShadowedPackageError(ValueError):
     """One of our packages would be imported from a file that is not ours."""
 
