@@ -54,9 +54,68 @@ def gridsample(value_BSHD: Tensor, levels: Levels, location_BQHLP2: Tensor, weig
     return total.reshape(batch, heads * features, queries).transpose(1, 2)
 
 
+def gather(value_BSHD: Tensor, levels: Levels, location_BQHLP2: Tensor, weight_BQHLP: Tensor) -> Tensor:
+    """What `gridsample` computes, by arithmetic and one gather a level: the four cells around each point are rows of
+    one table. Every runtime has these, and in a trace all sizes but the batch's are numbers."""
+    batch, heads, features = value_BSHD.shape[0], *value_BSHD.shape[2:]
+    tokens = sum(height * width for height, width in levels.sizes)
+    table_RD = value_BSHD.transpose(1, 2).reshape(-1, features)  # row (image x H + head) x S + token
+    first_B1H1 = torch.arange(batch * heads, device=value_BSHD.device).view(-1, 1, heads, 1) * tokens
+    total: Tensor | None = None
+    for level, ((height, width), start) in enumerate(zip(levels.sizes, levels.starts, strict=True)):
+        x_BQHP, y_BQHP = location_BQHLP2[:, :, :, level].unbind(-1)
+        cells, shares = [], []
+        for row_BQHP, down_BQHP in _neighbours(y_BQHP, height):
+            down_BQHP = down_BQHP * weight_BQHLP[:, :, :, level]
+            for column_BQHP, across_BQHP in _neighbours(x_BQHP, width):
+                cells.append(row_BQHP * width + column_BQHP)  # whole numbers, exact in float32 up to 16 million
+                shares.append(down_BQHP * across_BQHP)
+        # N = 4 x P, the corners of all points
+        corner_BQHND = F.embedding(torch.cat(cells, -1).long() + (first_B1H1 + start), table_RD)
+        part_BQHD = (torch.cat(shares, -1)[..., None, :] @ corner_BQHND)[..., 0, :]
+        total = part_BQHD if total is None else total + part_BQHD
+    assert total is not None
+    return total.flatten(-2)
+
+
+def _neighbours(location: Tensor, cells: int) -> list[tuple[Tensor, Tensor]]:
+    """Along one axis the two cells between whose centres each point lies: index and share in the point's value. A cell
+    outside of the map has the share zero and the index of the nearest one inside."""
+    place = location * cells - 0.5
+    before = place.floor()
+    found = []
+    for index, share in ((before, 1 - (place - before)), (before + 1, place - before)):
+        inside = index.clamp(0, cells - 1)
+        found.append((inside, torch.where(inside == index, share, 0.0)))
+    return found
+
+
+def plugin(value_BSHD: Tensor, levels: Levels, location_BQHLP2: Tensor, weight_BQHLP: Tensor) -> Tensor:
+    """What `gridsample` computes. In a trace it is one operator, so that an exporter can write the one node that a
+    runtime has for all of it."""
+    if not torch.jit.is_tracing():
+        return gridsample(value_BSHD, levels, location_BQHLP2, weight_BQHLP)
+    sizes_L2 = torch.tensor(levels.sizes, dtype=torch.int32)
+    starts_L = torch.tensor(levels.starts, dtype=torch.int32)
+    sampled_BQHD: Tensor = _whole(value_BSHD, sizes_L2, starts_L, location_BQHLP2, weight_BQHLP)
+    return sampled_BQHD.flatten(-2)
+
+
+WHOLE = "ddetr::deformable_attention"
+"""Name of the operator that `plugin` is in a trace."""
+
+
+@torch.library.custom_op(WHOLE, mutates_args=())
+def _whole(
+    value_BSHD: Tensor, sizes_L2: Tensor, starts_L: Tensor, location_BQHLP2: Tensor, weight_BQHLP: Tensor
+) -> Tensor:
+    levels = Levels(tuple((height, width) for height, width in sizes_L2.tolist()), tuple(starts_L.tolist()))
+    return gridsample(value_BSHD, levels, location_BQHLP2, weight_BQHLP).unflatten(-1, value_BSHD.shape[2:])
+
+
 Sampler = Callable[[Tensor, Levels, Tensor, Tensor], Tensor]
 
-SAMPLERS: dict[str, Sampler] = {"gridsample": gridsample}
+SAMPLERS: dict[str, Sampler] = {"gridsample": gridsample, "gather": gather, "plugin": plugin}
 
 
 class MSDeformAttn(nn.Module):

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from model.network.attention import SAMPLERS, Levels, MSDeformAttn
+from model.network.attention import SAMPLERS, WHOLE, Levels, MSDeformAttn, plugin
 
 SIZES = ((3, 4), (2, 2), (1, 3))
 LEVELS = Levels.of(SIZES)
@@ -88,6 +90,63 @@ def test_gradcheck(name: str) -> None:
     assert (cells - cells.round()).abs().min() > 1e-4
     sampler = SAMPLERS[name]
     assert torch.autograd.gradcheck(lambda v, x, w: sampler(v, LEVELS, x, w), (value, location, weight), eps=1e-5)
+
+
+@st.composite
+def awkward(draw: st.DrawFn) -> tuple[Levels, Tensor, Tensor, Tensor]:
+    """Maps down to one cell, and points at their borders, at the centres of cells, far outside and anywhere."""
+    side = st.integers(1, 5)
+    levels = Levels.of(tuple(draw(st.lists(st.tuples(side, side), min_size=1, max_size=3))))
+    batch, queries, heads, points, features = (draw(st.integers(1, 3)) for _ in range(5))
+    cell = st.sampled_from([0.0, 1.0, 0.5, 0.1, 0.25, 0.75, -0.1, 1.1, -0.5, 1.5])
+    place = st.one_of(cell, st.floats(-0.7, 1.7), st.floats(-1e6, 1e6))
+    shape = (batch, queries, heads, len(levels.sizes), points)
+    count = 2 * math.prod(shape)
+    location = torch.tensor(draw(st.lists(place, min_size=count, max_size=count)), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    tokens = sum(height * width for height, width in levels.sizes)
+    value = torch.randn(batch, tokens, heads, features, generator=generator, dtype=torch.float64)
+    return levels, value, location.view(*shape, 2), torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@settings(max_examples=40, deadline=None)
+@given(case=awkward())
+def test_any_map_and_any_point(name: str, case: tuple[Levels, Tensor, Tensor, Tensor]) -> None:
+    levels, value, location, weight = case
+    expected = attention_by_loops(value, levels, location, weight)
+    # A point a million maps away is known to 1e-10 of a cell; it is zero there all the same.
+    torch.testing.assert_close(SAMPLERS[name](value, levels, location, weight), expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_half_of_a_cell_ends_at_the_border(name: str) -> None:
+    """One row of two cells, 10 and 20, read along its middle: by hand."""
+    levels, value = Levels.of(((1, 2),)), torch.tensor([10.0, 20.0]).view(1, 2, 1, 1)
+    by_hand = {-0.25: 0.0, 0.0: 5.0, 0.25: 10.0, 0.5: 15.0, 0.75: 20.0, 1.0: 10.0, 1.125: 5.0, 1.25: 0.0, 9.0: 0.0}
+    location = torch.tensor([(x, 0.5) for x in by_hand]).view(1, -1, 1, 1, 1, 2)
+    found = SAMPLERS[name](value, levels, location, torch.ones(1, len(by_hand), 1, 1, 1))
+    assert found.flatten().tolist() == list(by_hand.values())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_a_trace_of_one_image_serves_any_number(name: str) -> None:
+    def sample(value: Tensor, location: Tensor, weight: Tensor) -> Tensor:
+        return SAMPLERS[name](value, LEVELS, location, weight)
+
+    value, location, weight = case(1)
+    traced = torch.jit.trace(sample, (value[:1], location[:1], weight[:1]), check_trace=False)
+    expected = attention_by_loops(value, LEVELS, location, weight)
+    torch.testing.assert_close(traced(value, location, weight), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_the_plugin_form_is_one_operator_in_a_trace() -> None:
+    traced = torch.jit.trace(lambda v, x, w: plugin(v, LEVELS, x, w), case(1), check_trace=False)
+    kinds = [node.kind() for node in traced.graph.nodes()]
+    assert kinds.count(WHOLE) == 1
+    assert not {"aten::grid_sampler", "aten::embedding", "aten::mul"} & set(kinds)
 
 
 def module(seed: int = 0) -> MSDeformAttn:
