@@ -246,7 +246,7 @@ def _read(cls: type[_Sidecar], file: Path, what: str, fix: str) -> _Sidecar:
         found = json.loads(path.read_text(encoding="utf-8"))
         version = found["format_version"]
         sidecar = _sound(cls, found) if version == FORMAT_VERSION else None
-    except (ValueError, TypeError, KeyError, ValidationError) as error:
+    except (ValueError, TypeError, KeyError, ValidationError, RecursionError) as error:
         raise ValueError(
             f"`{path}` must be the complete description of {what}, but is not ({_where(error)}); {fix}."
         ) from None

@@ -77,7 +77,7 @@ class Handoff:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             handoff = cls(**found)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"a handoff file must be complete JSON, but {path} is not ({error}).") from None
         if handoff.schema_version != SCHEMA_VERSION:
             raise CheckpointError(

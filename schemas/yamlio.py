@@ -108,6 +108,8 @@ def loads(text: str, *, source: str = "spec") -> Document:
         if isinstance(error, SpecFileError):
             raise
         raise SpecFileError(f"{source}: not readable as YAML: {error}") from None
+    except RecursionError:
+        raise SpecFileError(f"{source}: brackets are nested too deeply to be read; a spec needs few levels.") from None
     finally:
         loader.dispose()
     if data is None:
@@ -125,13 +127,11 @@ def loads(text: str, *, source: str = "spec") -> Document:
 
 def parse_value(text: str) -> Any:
     """The right side of `key=value`: a YAML value. Text that YAML would shorten or refuse is taken as it stands."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         value = loader.get_single_data()
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: such as a date of month 13
         return text
-    finally:
-        loader.dispose()
     quoted = text.strip()[:1] in ("'", '"')
     return text.strip() if isinstance(value, str) and not quoted else _paired(value)
 

@@ -3,6 +3,7 @@
 Strategies of hypothesis, so that a failing case shrinks to the smallest change.
 """
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,8 @@ ODD: tuple[Any, ...] = (
     [], [[]], {}, {"": None}, [0] * 9, {"a": {"b": {"c": []}}}, "\ud800", "٣", "<b>&", "a" * 4000,
 )  # fmt: skip
 """Values that an author of a parser may not have thought of."""
-CHUNKS = (b"", b"\0", b"\xff" * 4, b"\n", b"{", b"]", b"'", b": ", b"- ", b"&a *a", b"\x80\x81", b"9" * 40, b"\r\n\t")
+CHUNKS = (b"", b"\0", b"\xff" * 4, b"\n", b"{", b"]", b"'", b": ", b"- ", b"&a *a", b"\x80\x81", b"9" * 40, b"\r\n\t", b"[" * 20_000,
+          b"a: " * 9, b"2001-13-41", b"1:99:99")  # fmt: skip
 
 
 @st.composite
@@ -51,7 +53,7 @@ def trees_like(draw: st.DrawFn, seeds: Sequence[Any]) -> Any:
             return draw(st.sampled_from(ODD))
         match draw(st.sampled_from(("odd", "odd", "gone", "other", "name", "wrap"))):
             case "odd":
-                holder[key] = draw(st.sampled_from(ODD))
+                holder[key] = copy.deepcopy(draw(st.sampled_from(ODD)))
             case "gone":
                 del holder[key]
             case "other":
