@@ -1,4 +1,7 @@
-"""The plain actions, as both commands offer them: read the spec, find the folder, call the room that does it."""
+"""The plain actions, as both commands offer them: read the spec, find the folder, call the room that does it.
+
+Of an earlier job (`--from`, `parent_job_id`) they know nothing: what it gives stands in the spec that was read.
+"""
 
 import argparse
 import os
@@ -6,15 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo import runs
+from hpo.record import folder_of, recorded, write_experiment
 from hpo.screen import near, next_step, out, say
 from hpo.spec import Request, read_request, with_values
 from model.errors import SpecError
+from model.status import StatusLog
 
 ENGINES = (".engine", ".trt", ".plan")
 """As deploy.sidecar has them, which is not imported before it is needed."""
 
 
+@recorded
 def train(arguments: argparse.Namespace) -> None:
     """`deformable_detr train`: once, into `<results_dir>/train`."""
     request = _read(arguments, "train")
@@ -27,6 +32,7 @@ def train(arguments: argparse.Namespace) -> None:
     say(f"wrote {near(result.last)}")
 
 
+@recorded
 def evaluate(arguments: argparse.Namespace) -> None:
     request = _read(arguments, "evaluate")
     given, folder = _with_file(request, arguments, "evaluate")
@@ -44,6 +50,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     next_step(arguments, "inference", *_same(arguments, given, "evaluate", "inference"), images)
 
 
+@recorded
 def inference(arguments: argparse.Namespace) -> None:
     request = _read(arguments, "inference")
     given, folder = _with_file(request, arguments, "inference")
@@ -60,73 +67,44 @@ def inference(arguments: argparse.Namespace) -> None:
         next_step(arguments, "export", *_same(arguments, given, "inference", "export"), *_where(arguments))
 
 
+@recorded
 def export(arguments: argparse.Namespace) -> None:
     request = _read(arguments, "export")
-    import dataclasses
-
+    folder = _optional_folder(request, "export", arguments)
     from deploy.export import export_action
 
-    section = request.sections["export"]
-    if arguments.run:
-        checkpoint = runs.checkpoint_of(arguments.run)
-        default = section.onnx_file or str(_folder(request, "export", arguments) / "model.onnx")
-        section = dataclasses.replace(section, checkpoint=str(checkpoint), onnx_file=default)
-    onnx = export_action(request.spec, section)
+    with StatusLog(folder or Path(), enabled=folder is not None).action("export"):
+        onnx = export_action(request.spec, request.sections["export"])
     say(f"wrote {near(onnx)}")
     files = (f"gen_trt_engine.onnx_file={near(onnx)}", f"gen_trt_engine.trt_engine={near(onnx.with_suffix('.engine'))}")
     next_step(arguments, "gen_trt_engine", *_spec_words(arguments), *files)
 
 
+@recorded
 def gen_trt_engine(arguments: argparse.Namespace) -> None:
     request = _read(arguments, "gen_trt_engine")
-    import dataclasses
-
+    folder = _optional_folder(request, "gen_trt_engine", arguments)
     from deploy.gen_trt_engine import gen_trt_engine_action
 
-    section, folder = request.sections["gen_trt_engine"], None
-    if arguments.run:
-        run = runs.find_run(arguments.run)
-        precision = section.tensorrt.data_type
-        name = "model.engine" if precision == "FP32" else f"model.{precision.lower()}.engine"
-        section = dataclasses.replace(
-            section,
-            onnx_file=section.onnx_file or str(run / "model.onnx"),
-            trt_engine=section.trt_engine or str(run / name),
-        )
-    if section.results_dir or request.raw.get("results_dir") or arguments.run:
-        folder = _folder(request, "gen_trt_engine", arguments)
-    report = gen_trt_engine_action(section, request.raw, folder)
+    report = gen_trt_engine_action(request.sections["gen_trt_engine"], request.raw, folder)
     say(f"wrote {near(report.engine)}")
-    spec = _spec_words(arguments)
-    if arguments.run:  # whose own checkpoint `--from` would evaluate
-        run = runs.find_run(arguments.run)
-        spec = ["-e", near(run / "spec.yaml"), f"results_dir={near(run)}"]
     file = f"trt_engine={near(report.engine)}" if report.runs_here else f"checkpoint={near(report.onnx)}"
-    next_step(arguments, "evaluate", *spec, f"evaluate.{file}")
+    next_step(arguments, "evaluate", *_spec_words(arguments), f"evaluate.{file}")
 
 
+@recorded
 def quantize(arguments: argparse.Namespace) -> None:
-    if arguments.run and arguments.spec is None:
-        arguments.spec = _run_folder(arguments.run) / "spec.yaml"  # names the data to calibrate and score with
     request = _read(arguments, "quantize")
-    import dataclasses
-
+    folder = _folder(request, "quantize", arguments)
     from deploy.quantize import quantize_action
 
-    section = request.sections["quantize"]
-    if not arguments.run:
-        folder = _folder(request, "quantize", arguments)
-    else:
-        run = _run_folder(arguments.run)
-        folder = Path(section.results_dir or run / "quantize")
-        source = run / "model.onnx" if section.mode == "static_ptq" else runs.checkpoint_of(arguments.run)
-        section = dataclasses.replace(section, model_path=str(source))
-    report = quantize_action(request.raw, section, request.sections["deploy"], folder, cpus=os.cpu_count() or 1)
+    parts = request.sections
+    report = quantize_action(request.raw, parts["quantize"], parts["deploy"], folder, cpus=os.cpu_count() or 1)
     for line in report.lines():
         say(line)
     say(f"wrote {near(report.file)}")
     where = [] if request.raw.get("results_dir") else [f"results_dir={near(folder)}"]
-    next_step(arguments, "evaluate", "-e", near(arguments.spec), *where, f"evaluate.checkpoint={near(report.file)}")
+    next_step(arguments, "evaluate", *_spec_words(arguments), *where, f"evaluate.checkpoint={near(report.file)}")
 
 
 def _read(arguments: argparse.Namespace, action: str) -> Request:
@@ -134,7 +112,8 @@ def _read(arguments: argparse.Namespace, action: str) -> Request:
         raise SpecError([f"`ddetr {action}` needs a spec (-e SPEC) or a finished run (--from RUN); give one."])
     say(f"{action}: reading {arguments.spec or arguments.run}")
     plain = arguments.program == "deformable_detr"
-    request = read_request(arguments.spec, arguments.overrides, action=action, automl=not plain)
+    flags = vars(arguments)
+    request = read_request(arguments.spec, arguments.overrides, action=action, automl=not plain, flags=flags)
     if action == "train" and not request.states_num_classes:
         # Else the training reads the data itself, and ends its status.json with what is wrong with it.
         request = request.with_data()
@@ -150,6 +129,7 @@ def _spec_words(arguments: argparse.Namespace) -> list[str]:
     """How the next command names the same spec or run."""
     return [
         *(["-e", str(arguments.spec)] if arguments.spec is not None else []),
+        *(["--overrides", str(arguments.overrides_file)] if arguments.overrides_file is not None else []),
         *(["--from", arguments.run] if arguments.run else []),
     ]
 
@@ -167,19 +147,11 @@ def _where(arguments: argparse.Namespace) -> list[str]:
     return [] if arguments.run else ["export.onnx_file=model.onnx"]
 
 
-def _with_file(request: Request, arguments: argparse.Namespace, action: str) -> tuple[dict[str, Any], Path]:
-    """The user's own keys and the results folder. `--from` names the run's checkpoint, unless the command line names a
-    file too; that takes its data from the run where no spec does."""
-    given, section = dict(request.raw), dict(request.raw.get(action) or {})
-    written = any(word.startswith((f"{action}.checkpoint=", f"{action}.trt_engine=")) for word in arguments.overrides)
-    if arguments.run and not written:
-        section |= {"checkpoint": str(runs.checkpoint_of(arguments.run)), "trt_engine": None}
-    elif arguments.run and arguments.spec is None:
-        own = read_request(_run_folder(arguments.run) / "spec.yaml", action=action)
-        given["dataset"] = {**(own.raw.get("dataset") or {}), **(given.get("dataset") or {})}
+def _with_file(request: Request, arguments: argparse.Namespace, action: str) -> tuple[Mapping[str, Any], Path]:
+    """The user's own keys and the results folder."""
+    given, section = request.raw, request.raw.get(action) or {}
     if section.get("trt_engine") and section.get("checkpoint"):
         say(f"{action}.trt_engine names what is run; {action}.checkpoint is passed over")
-    given[action] = section
     engine = _named(given, action).endswith(ENGINES)
     return given, _folder(request, action, arguments, f"trt_{action}" if engine else action)
 
@@ -191,24 +163,18 @@ def _named(given: Mapping[str, Any], action: str) -> str:
 
 
 def _folder(request: Request, action: str, arguments: argparse.Namespace, name: str = "") -> Path:
-    """`<action>.results_dir`, else `<results_dir>/<name>`, else below the run that `--from` names. name: the action's
-    where it is left out."""
-    section = (request.raw.get(action) or {}).get("results_dir")
-    root = request.raw.get("results_dir")
-    if section:
-        return Path(section).resolve()
-    if root:
-        return Path(root).resolve() / (name or action)
-    if arguments.run:
-        return _run_folder(arguments.run) / (name or action)
-    raise SpecError([
-        f"a results folder must be set, but `results_dir` and `{action}.results_dir` are unset; "
-        f"set one: results_dir=results."
-    ])  # fmt: skip
+    """As `folder_of`, which must be told. The spec that was read is kept there."""
+    folder = _optional_folder(request, action, arguments, name)
+    if folder is None:
+        raise SpecError([
+            f"a results folder must be set, but `results_dir` and `{action}.results_dir` are unset; "
+            f"set one: results_dir=results."
+        ])  # fmt: skip
+    return folder
 
 
-def _run_folder(name: str) -> Path:
-    head, _, number = name.rstrip("/").rpartition("/")
-    if number.isdigit() and not Path(name).is_dir():
-        return runs.find_run(head) / "trials" / number
-    return runs.find_run(name)
+def _optional_folder(request: Request, action: str, arguments: argparse.Namespace, name: str = "") -> Path | None:
+    folder = arguments.results = folder_of(request.raw, action, name)
+    if folder is not None and action != "train":  # which writes its own, when it has taken its seed
+        write_experiment(request, folder)
+    return folder

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec, QuantizeSpec
+from model.adopt import ARCHITECTURE
 from model.metrics import VAL_MAP50
 from model.spec import ExperimentSpec, InferSource, Source
 from schemas import dotted
@@ -43,6 +44,76 @@ DEPLOY: Mapping[str, Mapping[str, Any]] = {
 """Action of a TensorRT engine -> the keys of its template with their values; None takes the section's defaults. What
 the file beside an engine says (architecture, classes, preprocessing) is left out: a template with the defaults of
 training would contradict it. A batch of 1 lies in every profile that the engine's own defaults build."""
+
+ENGINES = [".engine", ".trt", ".plan"]
+SIZES = (
+    "scales", "train_random_resize", "train_random_crop_min", "train_random_crop_max", "random_resize_max_size",
+    "test_random_resize", "fixed_padding", "fixed_random_crop", "pad_size_divisor", "input_mean", "input_std",
+)  # fmt: skip
+"""Keys of `dataset.augmentation` that say how large images are, and in what units."""
+
+
+def _carried(*names: str) -> list[dict[str, Any]]:
+    return [{"key": name, "by": "parent_spec"} for name in names]
+
+
+def _sources(*splits: str) -> list[dict[str, Any]]:
+    return _carried(*(f"dataset.{split}_data_sources" for split in splits))
+
+
+EVERY = [{"key": "encryption_key", "by": "key"}, {"key": "results_dir", "by": "output_dir"}]
+INFERENCE: Mapping[str, list[dict[str, Any]]] = {
+    "train": [
+        *EVERY,
+        {"key": "train.resume_training_checkpoint_path", "by": "resume_model", "files": [".pth"]},
+        {"key": "train.pretrained_model_path", "by": "ptm_if_no_resume_model", "files": [".pth"]},
+        *_carried(*(f"model.{name}" for name in ARCHITECTURE)),
+        *_carried(*(f"dataset.augmentation.{name}" for name in SIZES)),
+        *_sources("train", "val", "test"),
+    ],
+    "evaluate": [
+        *EVERY,
+        {"key": "evaluate.checkpoint", "by": "parent_model", "files": [".pth", ".onnx"]},
+        {"key": "evaluate.trt_engine", "by": "parent_model", "files": ENGINES},
+        *_sources("test"),
+    ],
+    "inference": [
+        *EVERY,
+        {"key": "inference.checkpoint", "by": "parent_model", "files": [".pth", ".onnx"]},
+        {"key": "inference.trt_engine", "by": "parent_model", "files": ENGINES},
+        *_sources("infer"),
+    ],
+    "export": [
+        *EVERY,
+        {"key": "export.checkpoint", "by": "parent_model", "files": [".pth"]},
+        {"key": "export.onnx_file", "by": "create_onnx_file"},
+        *_carried("export.input_height", "export.input_width"),
+    ],
+    "gen_trt_engine": [
+        *EVERY,
+        {"key": "gen_trt_engine.onnx_file", "by": "parent_model", "files": [".onnx"]},
+        {"key": "gen_trt_engine.trt_engine", "by": "create_engine_file"},
+        {
+            "key": "gen_trt_engine.tensorrt.calibration.cal_cache_file",
+            "by": "create_cal_cache",
+            "when": {"gen_trt_engine.tensorrt.data_type": "INT8"},
+        },
+        *_carried("gen_trt_engine.tensorrt.calibration.cal_image_dir"),
+    ],
+    "quantize": [
+        *EVERY,
+        {
+            "key": "quantize.model_path",
+            "by": "parent_model",
+            "files": [".onnx"],
+            "when": {"quantize.mode": "static_ptq"},
+        },
+        {"key": "quantize.model_path", "by": "parent_model", "files": [".pth"]},
+        *_sources("train", "val", "test", "quant_calibration"),
+    ],
+}
+"""Action -> how the keys of its spec follow from an earlier job, in order: `by` is a resolver of hpo.chain, `files` the
+suffixes that a key takes, `when` the values of other keys under which a row holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +169,7 @@ def manifest(metric: Mapping[str, Any]) -> dict[str, Any]:
         "deploy": {
             action: {"schema": schema_name(action), "template": template_name(action, deploy=True)} for action in DEPLOY
         },
+        "inference": dict(INFERENCE),
     }
 
 

@@ -34,6 +34,10 @@ ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "spec": (SPEC, {"required": True, "metavar": "SPEC", "type": Path, "dest": "spec"}),
     "optional spec": (SPEC, {"metavar": "SPEC", "type": Path, "dest": "spec"}),
     "overrides": (("overrides",), {"nargs": "*", "default": [], "metavar": "key=value", "help": "spec keys, dotted"}),
+    "overrides-file": (
+        ("--overrides",),
+        {"metavar": "FILE", "type": Path, "dest": "overrides_file", "help": "JSON or YAML of spec keys, dotted or not"},
+    ),
     "request": (("--request",), {"metavar": "TEXT", "help": 'what is wanted, in words: "plain training", "no HPO"'}),
     "no-automl": (("--no-automl",), {"action": "store_true", "help": "train once: automl_policy=off for this run"}),
     "dry-run": (("--dry-run",), {"action": "store_true", "help": "print the launch review, and stop"}),
@@ -74,7 +78,10 @@ ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "images": (("--images",), {"type": int, "default": 600, "help": "training pictures"}),
     "seed": (("--seed",), {"type": int, "default": 0}),
 }
-ACTION = ("optional spec", "from", "overrides")
+OVERRIDES = ("overrides-file", "overrides")
+ACTION = ("optional spec", "from", *OVERRIDES)
+LAUNCH = ("request", "no-automl", "dry-run", "yes", "events")
+"""How a training is begun."""
 SPACE = ("tier", "params", "range", "fix", "exclude")
 """What is searched. These and SEARCH are written into the `automl:` block (FLAGS of hpo/spec.py)."""
 SEARCH = ("trials", "hours", "searcher", "scheduler", "algorithm", "seed-from")
@@ -83,7 +90,7 @@ DDETR: Mapping[str, Command] = {
     "train": Command(
         "hpo.launch:train",
         "search and train, or train once, by automl_policy",
-        ("spec", "request", "no-automl", "dry-run", "yes", "events", *SPACE, *SEARCH, "ray-address", "overrides"),
+        ("optional spec", "from", *LAUNCH, *SPACE, *SEARCH, "ray-address", *OVERRIDES),
     ),
     "resume": Command(
         "hpo.launch:resume",
@@ -95,17 +102,17 @@ DDETR: Mapping[str, Command] = {
     "doctor": Command(
         "hpo.doctor:doctor",
         "check spec, hardware, data, memory, Ray, tracking and disk, and say what to change",
-        ("spec", "json", "ray-address", "overrides"),
+        ("spec", "json", "ray-address", *OVERRIDES),
     ),
     "space": Command(
         "hpo.show_space:space",
         "what is searched, what is not, and why; of any model by its schema",
-        ("optional spec", "schema", "json", *SPACE, "overrides"),
+        ("optional spec", "schema", "json", *SPACE, *OVERRIDES),
     ),
     "explain": Command(
         "hpo.explain:explain",
         "what a key does, and why it is or is not searched",
-        ("key", "optional spec", "schema", "overrides"),
+        ("key", "optional spec", "schema", *OVERRIDES),
     ),
     "runs": Command("hpo.list_runs:list_runs", "list the runs of a results folder", ("folder", "json")),
     "compare": Command(
@@ -115,6 +122,7 @@ DDETR: Mapping[str, Command] = {
     "inference": Command("hpo.actions:inference", "label and draw images", ACTION),
     "export": Command("hpo.actions:export", "checkpoint to ONNX", ACTION),
     "gen_trt_engine": Command("hpo.actions:gen_trt_engine", "ONNX to a TensorRT engine", ACTION),
+    "quantize": Command("hpo.actions:quantize", "a checkpoint's weights, or an ONNX file, in eight bits", ACTION),
     "skill": Command(
         "hpo.skill:skill",
         "write a folder from which TAO's AutoML runner searches with our trainer",
@@ -130,7 +138,7 @@ DDETR: Mapping[str, Command] = {
 GROUPS: Mapping[str, Sequence[str]] = {
     "search and train": ("train", "resume", "stop"),
     "look at results": ("runs", "compare", "report", "evaluate", "inference"),
-    "deploy": ("export", "gen_trt_engine"),
+    "deploy": ("export", "gen_trt_engine", "quantize"),
     "help": ("space", "explain", "doctor", "make-data", "completion"),
     "beside TAO": ("skill",),
 }
@@ -141,11 +149,16 @@ first, on sample data:
   ddetr train -e experiments/quickstart.yaml --dry-run
 """
 DIRECT: Mapping[str, Command] = {
-    "train": Command("hpo.actions:train", "train once", ("spec", "overrides")),
+    "train": Command("hpo.actions:train", "train once", ("spec", "from", *OVERRIDES)),
     **{
-        name: DDETR[name]._replace(arguments=("spec", "overrides"))
-        for name in ("evaluate", "inference", "export", "gen_trt_engine")
+        name: DDETR[name]._replace(arguments=("spec", "from", *OVERRIDES))
+        for name in ("evaluate", "inference", "export", "gen_trt_engine", "quantize")
     },
+    "default_specs": Command(
+        "hpo.default_specs:default_specs",
+        "write results_dir/experiment.yaml: every key with its default; action=NAME for those of one action",
+        ("optional spec", *OVERRIDES),
+    ),
 }
 
 
@@ -265,7 +278,7 @@ def make_parser(program: str, commands: Mapping[str, Command]) -> argparse.Argum
             flags, options = ARGUMENTS[argument]
             one.add_argument(*flags, **options)
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        one.set_defaults(run=None)  # `deformable_detr` has no --from
+        one.set_defaults(run=None, overrides_file=None)  # not every command has them
     return parser
 
 

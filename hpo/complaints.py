@@ -28,8 +28,9 @@ def tell(error: Exception, arguments: argparse.Namespace, code: int) -> None:
     for kind, text in told:
         print(f"error ({kind}): {text}", file=sys.stderr)
     training = arguments.command == "train" and getattr(arguments, "program", "") == "ddetr"
-    if training and any(kind == "data" for kind, _ in told):
-        words = shlex.join(["-e", str(arguments.spec), *arguments.overrides])
+    if training and arguments.spec is not None and any(kind == "data" for kind, _ in told):
+        file = [] if arguments.overrides_file is None else ["--overrides", str(arguments.overrides_file)]
+        words = shlex.join(["-e", str(arguments.spec), *file, *arguments.overrides])
         print(f"next: ddetr doctor {words}   # all that is wrong with the data, at once", file=sys.stderr)
 
 

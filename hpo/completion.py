@@ -45,7 +45,7 @@ def script(shell: str) -> str:
             action.complete = SPECS  # type: ignore[attr-defined]
         elif action.dest in ("run", "seed_from"):
             action.complete = RUNS  # type: ignore[attr-defined]
-        elif action.dest in ("schema", "python"):
+        elif action.dest in ("schema", "python", "overrides_file"):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
         elif action.dest in ("out", "directory"):
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]

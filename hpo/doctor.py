@@ -46,11 +46,11 @@ class Visit:
     def _request(self) -> Request:
         given = self.arguments
         try:
-            return read_request(given.spec, given.overrides)
+            return read_request(given.spec, given.overrides, flags=vars(given))
         except SpecError as error:
             self.spec_problems = error.problems
         try:
-            return salvage(given.spec, given.overrides)
+            return salvage(given.spec, given.overrides, vars(given))
         except SpecError:
             self.readable = False
             return salvage(None)
@@ -68,7 +68,8 @@ class Visit:
         return Counter(finding.level for _, finding in self.found)
 
     def next(self) -> str:
-        words = shlex.join(["-e", str(self.arguments.spec), *self.arguments.overrides])
+        file = [] if self.arguments.overrides_file is None else ["--overrides", str(self.arguments.overrides_file)]
+        words = shlex.join(["-e", str(self.arguments.spec), *file, *self.arguments.overrides])
         if self.exit_code:
             number = self.counts()["problem"]
             return f"mend the {number} problems and look again: ddetr doctor {words}".replace("the 1 problems", "it")

@@ -12,9 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from hpo.overrides import BLOCK, POLICY
 from hpo.screen import next_step, out, say
 from hpo.show_space import Subject, range_text, read_subject, short
-from hpo.spec import BLOCK, POLICY
 from hpo.sweep_spec import SweepSpec
 from schemas import packaged
 from schemas.dialect import Leaf

@@ -26,13 +26,16 @@ from schemas.structure import unstructure
 if TYPE_CHECKING:
     from hpo.result import Outcome
     from hpo.review import Review
+    from hpo.spec import Request
     from model.data.coco import CocoIndex
     from model.metrics import Measurement
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Searches, or trains once, by policy; then hands the result over."""
-    out.print(f"reading {arguments.spec}")
+    if arguments.spec is None and not arguments.run:
+        raise SpecError(["`ddetr train` needs a spec (-e SPEC) or a finished run (--from RUN); give one."])
+    out.print(f"reading {arguments.spec or arguments.run}")
     _use_cluster(arguments.ray_address)
     overrides = [*arguments.overrides, *(["automl_policy=off"] if arguments.no_automl else [])]
     request = read_request(arguments.spec, overrides, request_text=arguments.request, flags=vars(arguments), data=True)
@@ -73,7 +76,7 @@ def train(arguments: argparse.Namespace) -> None:
         out.print("dry run: nothing was started")
         next_step(arguments, *(word for word in arguments.words if not _is_dry(word)))
         return
-    run = runs.new_run(root, arguments.spec)
+    run = runs.new_run(root, arguments.spec.stem if arguments.spec else _stem(request))
     _begin(run)
     runs.write_sections(run, {name: unstructure(section) for name, section in request.sections.items()})
     if search:
@@ -84,6 +87,12 @@ def train(arguments: argparse.Namespace) -> None:
     else:
         _plain(run, request.spec, request.sweep.model_name)
     next_step(arguments, "evaluate", "--from", near(run))
+
+
+def _stem(request: "Request") -> str:
+    """Without a spec file a run is called as its parent's spec was."""
+    assert request.parent is not None
+    return runs.stem(request.parent.folder.relative_to(request.parent.store).parts[0])
 
 
 def _is_dry(word: str) -> bool:

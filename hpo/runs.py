@@ -1,6 +1,7 @@
 """Where runs lie and what they are called: `<results_dir or runs/>/<run id>`, `RUN/7` for a trial. Reads no results."""
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -35,9 +36,14 @@ def check_root(root: Path) -> None:
         ) from None
 
 
-def new_run(root: Path, spec_file: Path) -> Path:
-    """A fresh folder `<root>/<spec's name>-<date>-<time>`; its name is the run's id for good."""
-    name = f"{spec_file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+def stem(run_id: str) -> str:
+    """What a run's id begins with: the name of its spec."""
+    return re.sub(r"-\d{8}-\d{6}(-\d+)?$", "", run_id)
+
+
+def new_run(root: Path, stem: str) -> Path:
+    """A fresh folder `<root>/<stem>-<date>-<time>`, stem: the spec's name; its name is the run's id for good."""
+    name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     for place in range(1, 100):
         folder = root / (name if place == 1 else f"{name}-{place}")
         try:
@@ -59,22 +65,6 @@ def find_run(name: str, root: Path = Path("runs")) -> Path:
         f"RUN must be a run's folder or its id, but `{name}` is neither ({known}); give the folder that `ddetr train` "
         "printed."
     )
-
-
-def checkpoint_of(name: str) -> Path:
-    """The checkpoint of a finished run (its winner) or, for `RUN/7`, the best one of its trial 7."""
-    run, _, number = name.rstrip("/").rpartition("/")
-    if number.isdigit() and not Path(name).joinpath(HANDOFF).exists():
-        found = find_run(run) / "trials" / number / BEST
-    else:
-        folder = find_run(name)
-        handoff = folder / HANDOFF
-        if not handoff.is_file():
-            raise RunError(f"a finished run holds {HANDOFF}, but {folder} does not; `ddetr resume {name}` goes on.")
-        found = folder / str(json.loads(handoff.read_text(encoding="utf-8"))["checkpoint"])
-    if not found.is_file():
-        raise RunError(f"the run must still hold its checkpoint, but there is no file {found}.")
-    return found
 
 
 def write_sections(run: Path, sections: Mapping[str, Any]) -> None:

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo import screen
-from hpo.spec import BLOCK, POLICY, choice_problems, fixed_places, place, read_document, read_request, read_sweep
+from hpo.overrides import BLOCK, POLICY, read_document
+from hpo.spec import choice_problems, fixed_places, place, read_request, read_sweep
 from model.errors import SpecError
 from schemas import dotted, packaged, validate
 from schemas.dialect import Finding, Schema, read_schema

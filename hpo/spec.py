@@ -4,19 +4,22 @@
 Every problem of a file is in one report. Knows no ray, no torch and no network; does nothing but read.
 """
 
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec, QuantizeSpec
+from hpo.chain import Context, infer, is_unset, rules
+from hpo.jobs import Job, find_job
+from hpo.overrides import BLOCK, PARENT, POLICY, read_document
 from hpo.policy import Policy, read_policy
 from hpo.sweep_spec import SweepSpec
 from model.errors import SpecError
+from model.findings import some
 from model.notices import notices
 from model.spec import DEPLOY_SECTIONS, ExperimentSpec
 from schemas import dotted, packaged, validate, yamlio
@@ -35,19 +38,12 @@ DEPLOYMENT: Mapping[str, type] = {
     "quantize": QuantizeSpec,
     "deploy": DeploySpec,
 }
-POLICY, BLOCK = "automl_policy", "automl"
 PATHS = frozenset({
     "image_dir", "json_file", "classmap", "results_dir", "checkpoint", "trt_engine", "onnx_file", "timing_cache",
     "cal_image_dir", "cal_cache_file", "model_path", "pretrained_model_path", "pretrained_backbone_path",
     "resume_training_checkpoint_path",
 })  # fmt: skip
 """Last names of the keys that hold a path, or a list of them."""
-FLAGS: Mapping[str, str] = {
-    "tier": "tier", "params": "params", "exclude": "exclude", "range": "ranges", "fix": "fix", "trials": "trials",
-    "hours": "hours", "searcher": "searcher", "scheduler": "scheduler", "algorithm": "algorithm",
-    "seed_from": "seed_from",
-}  # fmt: skip
-"""Name of a command line flag (`--seed-from` is `seed_from`) -> the key of the `automl:` block that it sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +63,10 @@ class Request:
     """Which of `automl_policy` and `automl` the user wrote."""
     data: "Summary | None" = None
     """Of the training annotations, where they were asked for."""
+    parent: Job | None = None
+    """The earlier job that the user named."""
+    inferred: Mapping[str, Any] = field(default_factory=dict)
+    """What was taken from it: dotted key to value."""
 
     @property
     def facts(self) -> dict[str, float]:
@@ -82,10 +82,16 @@ class Request:
 
         found = [*notices(self.raw), *deploy_notices(self.raw)]
         if self.data is not None and not self.states_num_classes:
+            gaps = f"; no category has id {some(self.data.gaps)}, whose outputs learn nothing" if self.data.gaps else ""
             found.append(
                 f"dataset.num_classes is {self.spec.dataset.num_classes}: the largest category id of the training "
-                "data, plus one"
+                f"data, plus one{gaps}"
             )
+        if self.parent is not None:
+            files = {name: value for name, value in self.inferred.items() if name.rpartition(".")[2] in PATHS}
+            found += [f"{name}: {value} (from {self.parent.id})" for name, value in files.items() if value is not None]
+            if values := [name for name in self.inferred if name not in files]:
+                found.append(f"as {self.parent.id} has them: {', '.join(values)}")
         return found
 
     @property
@@ -123,12 +129,15 @@ def read_request(
     problem, each with its place: the file's line, the flag, the command line. Rules between network keys count only
     where the action builds one. Without a path there are only the overrides.
 
-    flags: parsed arguments, of which those in FLAGS that are not None are written into the `automl:` block. data: reads
-    the training annotations too, derives `dataset.num_classes` from them and checks the batch against them.
+    flags: parsed arguments; `--from` (`run`), or else the key `parent_job_id`, names an earlier job, from which the
+    keys are filled that `hpo.chain` knows, and the whole spec of a training where there is none. data: reads the
+    training annotations too, derives `dataset.num_classes` from them and checks the batch against them.
     """
     document = read_document(path, overrides, flags or {})
     problems: list[str] = []
     given = dict(document.data)
+    named = given.pop(PARENT, None)
+    named = (flags or {}).get("run") or named
     automl_keys = tuple(name for name in (POLICY, BLOCK) if name in given)
     wanted, block = given.pop(POLICY, None), given.pop(BLOCK, None)
     policy = _policy(wanted, request_text, problems) if automl else "off"
@@ -136,7 +145,14 @@ def read_request(
     for name, value in sweep.fix.items():
         given = dotted.put(given, name, value)
     document = replace(document, origins={**document.origins, **fixed_places(block, sweep, document)})
-    raw = absolute(given)
+    raw, parent, inferred = absolute(given), None, dict[str, Any]()
+    if named is not None:
+        parent = find_job(str(named), Path(str(raw.get("results_dir") or "runs")))
+        if path is None and action == "train":
+            raw = dotted.merge(_again(parent), raw)
+        inferred = infer(Context(action=action, given=raw, parent=parent), _stated(path, document, action))
+        for name, value in inferred.items():
+            raw = dotted.put(raw, name, value)
     spec, sections, wrong = _structure(raw, action)
     summary: Summary | None = None
     of_data: list[str] = []
@@ -161,7 +177,30 @@ def read_request(
         sections=sections.parts,
         automl_keys=automl_keys,
         data=summary,
+        parent=parent,
+        inferred=inferred,
     )
+
+
+def _stated(path: Path | None, document: yamlio.Document, action: str) -> set[str]:
+    """Keys of the action's rules that are written elsewhere than in the spec file."""
+    file = yamlio.loads("") if path is None else yamlio.load(path)
+    places = {rule.key: document.origin(rule.key) for rule in rules(action)}
+    return {
+        name
+        for name, place in places.items()
+        if place is not None and place != file.origin(name) and not is_unset(dotted.get(document.data, name))
+    }
+
+
+def _again(parent: Job) -> Mapping[str, Any]:
+    """The parent's spec without what belongs to its own run: folders, starting weights, the number of classes."""
+    spec = parent.spec
+    own = ("results_dir", "train.results_dir", "train.resume_training_checkpoint_path", "train.pretrained_model_path",
+           "model.pretrained_backbone_path", "dataset.num_classes")  # fmt: skip
+    for name in own:
+        spec = dotted.drop(spec, name)
+    return spec
 
 
 def absent_weights(spec: ExperimentSpec) -> list[str]:
@@ -179,52 +218,18 @@ def absent_weights(spec: ExperimentSpec) -> list[str]:
     ]
 
 
-def salvage(path: Path | None, overrides: Sequence[str] = ()) -> Request:
+def salvage(path: Path | None, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> Request:
     """What can be read of a request that is wrong: without the keys that are, so with their defaults. Its rules between
     keys are not looked at. SpecError where the file itself cannot be read."""
-    given = dict(read_document(path, overrides, {}).data)
-    given.pop(POLICY, None)
+    given = dict(read_document(path, overrides, flags or {}).data)
+    for name in (POLICY, PARENT):
+        given.pop(name, None)
     sweep = read_sweep(given.pop(BLOCK, None), packaged.schema("train"), [])
     raw = absolute(given)
     spec, sections, wrong = _structure(raw, "train")
     for name in wrong:
         raw = dotted.drop(raw, name)
     return Request(action="train", spec=spec, raw=raw, sweep=sweep, policy="auto", sections=sections.parts)
-
-
-def read_document(path: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> yamlio.Document:
-    """File, then flags, then overrides. SpecError for what cannot be read."""
-    try:
-        document = yamlio.load(path) if path else yamlio.loads("", source="nothing")
-        for flag, text in _flag_overrides(flags):
-            document = yamlio.override(document, [text], origin=flag)
-        return yamlio.override(document, overrides)
-    except yamlio.SpecFileError as error:
-        raise SpecError([str(error)]) from None
-
-
-def _flag_overrides(flags: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(the flag as it is typed, the override that it stands for)"""
-    for name, key in FLAGS.items():
-        given = flags.get(name)
-        flag = f"--{name.replace('_', '-')}"
-        if given is None:
-            continue
-        if name in ("range", "fix"):
-            for text in given:
-                if text.partition("=")[0] in ("", text):
-                    raise SpecError([f"`{flag}` has the form key=value, such as {_SUCH_AS[name]}, but is {text!r}."])
-                yield f"{flag} {text}", f"{BLOCK}.{key}.{text}"
-        elif name in ("params", "exclude"):
-            parts = [part.strip() for part in given.split(",") if part.strip()]
-            yield flag, f"{BLOCK}.{key}={json.dumps(parts)}"
-        elif name in ("trials", "hours"):
-            yield flag, f"{BLOCK}.{key}={given}"
-        else:
-            yield flag, f"{BLOCK}.{key}={json.dumps(given)}"
-
-
-_SUCH_AS = {"range": "lr=1e-5:1e-3:log", "fix": "train.optim.optimizer=SGD"}
 
 
 def choice_problems(choice: Choice, document: yamlio.Document, attempt: Callable[[Choice], SearchSpace]) -> list[str]:

@@ -19,11 +19,14 @@ RESUMABLE = (".pth", ".tlt")
 
 
 def adopt(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ExperimentSpec:
-    """The checkpoint's own spec with the user's keys over it. `given` holds only what the user wrote.
+    """The checkpoint's own spec with the user's keys over it. `given` holds only what the user wrote; nothing here
+    trains, so its `train` is passed over, and its `model` where the file is a graph, from which no network is built.
 
     Raises CheckpointError, naming both values, where the user's architecture contradicts the file.
     """
     own = checkpoint.spec.to_dict()
+    unread = {"train"} if checkpoint.state else {"train", "model"}
+    given = {name: section for name, section in given.items() if name not in unread}
     for name, value, theirs in contradictions(given, own):
         raise CheckpointError(
             f"`{name}` must be what the checkpoint was trained with, but the spec says {value} and "

@@ -52,6 +52,23 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)  # None: one that Python did not install
 
 
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within, SIGTERM is what Ctrl-C is: a KeyboardInterrupt, here Interrupted. For work that nothing catches it in."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 def listen() -> None:
     """Installs the handlers again, over Lightning's, which lets the running batch end and waits for other ranks."""
     if threading.current_thread() is not threading.main_thread():

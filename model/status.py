@@ -43,13 +43,28 @@ class StatusLog:
     @contextmanager
     def action(self, name: str) -> Iterator[None]:
         """Brackets an action: STARTED before; after it SUCCESS, or FAILURE with the error, which goes on."""
-        self.write("STARTED", f"Starting Deformable DETR {name}.")
+        self._start(name)
         try:
             yield
-        except KeyboardInterrupt:
-            self.write("FAILURE", "Interrupted", error_code="Interrupted")
-            raise
         except BaseException as error:  # recorded and passed on
-            self.write("FAILURE", f"{type(error).__name__}: {error}", error_code=type(error).__name__)
+            self._fail(error)
             raise
         self.write("SUCCESS", f"{name.capitalize()} finished successfully.")
+
+    def fail(self, name: str, error: BaseException) -> None:
+        """An action ended with `error`, maybe before or after its bracket: its FAILURE is the last line, once."""
+        told = self.path.read_text(encoding="utf-8").splitlines()[-1:] if self.path.is_file() else []
+        if not told or json.loads(told[0]).get("message") != _message(error):
+            self._start(name)
+            self._fail(error)
+
+    def _start(self, name: str) -> None:
+        self.write("STARTED", f"Starting Deformable DETR {name}.")
+
+    def _fail(self, error: BaseException) -> None:
+        code = "Interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+        self.write("FAILURE", _message(error), error_code=code)
+
+
+def _message(error: BaseException) -> str:
+    return "Interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"

@@ -19,7 +19,7 @@ def folder() -> Traversable:
 @functools.cache
 def manifest() -> Mapping[str, Any]:
     """Actions with their files, those of an engine among them (`deploy`), `automl_enabled`, the metric with its goal,
-    the dataset type and formats."""
+    the dataset type and formats, and what each action takes from an earlier job (`inference`)."""
     return _read(MANIFEST)
 
 

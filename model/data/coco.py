@@ -92,6 +92,8 @@ class Summary(NamedTuple):
     longest_side: int | None
     num_classes: int
     """The least `dataset.num_classes` that the files allow: largest category id + 1."""
+    gaps: tuple[int, ...] = ()
+    """Ids from 1 up to the largest that no category has."""
 
 
 def summarise(sources: Sequence[Source], num_classes: int | None = None) -> Summary | None:
@@ -104,15 +106,16 @@ def summarise(sources: Sequence[Source], num_classes: int | None = None) -> Summ
     ]
     if not readers:
         return None
-    images, most, sides, largest = 0, 0, [], 0
+    images, most, sides, ids = 0, 0, [], set[int]()
     for reader in readers:
         sizes = reader.sizes()
         images += len(sizes)
         most = max(most, reader.most_objects())
         sides += [side for size in sizes for side in size]
-        largest = max(largest, *reader.categories(num_classes))
+        ids |= set(reader.categories(num_classes))
     known = min(sides) > 0
-    return Summary(images, most, min(sides) if known else None, max(sides) if known else None, largest + 1)
+    gaps = tuple(sorted(set(range(1, max(ids))) - ids))
+    return Summary(images, most, min(sides) if known else None, max(sides) if known else None, max(ids) + 1, gaps)
 
 
 def _readers(source: Source) -> "Iterator[_Reader]":
@@ -127,7 +130,7 @@ def content_of(file: Path) -> dict[str, Any]:
     """The JSON object in an annotation file, whatever is in it."""
     try:
         content = json.loads(file.read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(
             f"`{file}` must be a COCO JSON file, but cannot be read: {why}; correct `json_file` or write it again."

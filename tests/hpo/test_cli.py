@@ -38,7 +38,9 @@ def test_the_surface_is_this_one() -> None:
         "compare", "completion", "doctor", "evaluate", "explain", "export", "gen_trt_engine", "inference",
         "make-data", "quantize", "report", "resume", "runs", "skill", "space", "stop", "train",
     ]  # fmt: skip
-    assert sorted(DIRECT) == ["evaluate", "export", "gen_trt_engine", "inference", "quantize", "train"]
+    assert sorted(DIRECT) == [
+        "default_specs", "evaluate", "export", "gen_trt_engine", "inference", "quantize", "train",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -268,18 +270,13 @@ def test_the_compatible_spelling_writes_where_tao_does(
 
 def test_runs_are_found_by_path_and_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    first, second = (runs.new_run(tmp_path / "runs", Path("x/quick.yaml")) for _ in range(2))
+    first, second = (runs.new_run(tmp_path / "runs", "quick") for _ in range(2))
     assert first != second
     assert first.name.startswith("quick-")
     assert runs.find_run(first.name) == runs.find_run(str(first)) == first
     with pytest.raises(RunError, match=f"holds .*{second.name}"):
         runs.find_run("nothing")
-    with pytest.raises(RunError, match=r"handoff\.json"):
-        runs.checkpoint_of(first.name)
-    best = first / "trials" / "7" / "model_best.pth"
-    best.parent.mkdir(parents=True)
-    best.touch()
-    assert runs.checkpoint_of(f"{first.name}/7") == best
+    assert runs.stem(first.name) == runs.stem(second.name) == "quick"
 
 
 def test_a_faulty_request_of_an_action(capsys: pytest.CaptureFixture[str]) -> None:

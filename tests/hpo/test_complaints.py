@@ -37,7 +37,7 @@ SOURCE = "dataset.train_data_sources=[{image_dir: %s, json_file: %s}]"
         ("train -e empty", "error (spec): the spec file empty cannot be read: Is a directory; correct its path"),
         ("train -e broken.yaml", "error (spec): broken.yaml:3: not readable as YAML: "),
         ("train -e text.yaml", "error (spec): text.yaml: a spec is a group of keys, but this file holds text; write"),
-        ("train -e gear.yaml num_epochs=3", "error (spec): unknown key `num_epochs`; did you mean `train.num_epochs`?"),
+        ("train -e gear.yaml num_epoch=3", "error (spec): unknown key `num_epoch`; did you mean `train.num_epochs`?"),
         ("train -e gear.yaml results_dir=gear.yaml/x", "error (disk): `results_dir` must be a folder that can be made"),
         ("train -e gear.yaml dataset.train_data_sources=[]", "error (data): `dataset.train_data_sources` must name"),
         (("train", "-e", "gear.yaml", SOURCE % ("train", "none.json")), "none.json` does not exist; correct the path"),
@@ -49,7 +49,8 @@ SOURCE = "dataset.train_data_sources=[{image_dir: %s, json_file: %s}]"
         ("resume nothing", "error (run): RUN must be a run's folder or its id, but `nothing` is neither ("),
         ("stop nothing", "error (run): RUN must be a run's folder or its id"),
         ("evaluate --from nothing", "error (run): RUN must be a run's folder or its id"),
-        ("export --from empty", "error (run): a finished run holds handoff.json, but "),
+        ("export --from empty", "error (run): the parent must hold a file for `export.checkpoint` (.pth), but empty "),
+        ("train", "error (spec): `ddetr train` needs a spec (-e SPEC) or a finished run (--from RUN); give one."),
         ("evaluate", "error (spec): `ddetr evaluate` needs a spec (-e SPEC) or a finished run (--from RUN); give one."),
     ],
 )  # fmt: skip
@@ -66,7 +67,7 @@ def test_a_trap_of_the_first_hour(
 
 def test_wrong_usage_has_a_class_too(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        cli.main(["train"])
+        cli.main(["doctor"])
     assert stop.value.code == 2
     assert "error (usage): the following arguments are required: -e" in capsys.readouterr().err
 

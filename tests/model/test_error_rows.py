@@ -88,7 +88,7 @@ def pictures_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix in (".png", ".jpg"))
 
 
-# --- the spec: everything wrong at once, with its place, before anything is written ---
+# --- the spec: everything wrong at once, with its place, and in status.json before anything is begun ---
 
 SPEC_ROWS = {
     "unknown key": ("model.num_querys=300", r"unknown key `model.num_querys`; did you mean `model.num_queries`"),
@@ -116,7 +116,7 @@ SPEC_ROWS = {
 @pytest.mark.parametrize("name", SPEC_ROWS)
 def test_a_wrong_value_in_the_spec(user: User, name: str) -> None:
     override, words = SPEC_ROWS[name]
-    user.fails("train", override, code=2, words=words, error=None)
+    user.fails("train", override, code=2, words=words, error="SpecError")
 
 
 def test_all_problems_of_a_spec_come_at_once(user: User) -> None:
