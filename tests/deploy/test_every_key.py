@@ -15,12 +15,16 @@ import onnx as onnx_format
 import pytest
 
 from deploy import sidecar
-from deploy.engine import check_options, gen_trt_engine_action
+from deploy.engine import check_options
 from deploy.export import export_action
+from deploy.gen_trt_engine import gen_trt_engine_action
 from deploy.notices import SECTIONS, UNUSED, notices
-from deploy.spec import ExportSpec, GenTrtEngineSpec, TensorRTSpec
+from deploy.quantize import WEIGHTS, quantize_action
+from deploy.quantize import check as check_quantize
+from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec, QuantizeSpec, TensorRTSpec
 from hpo.actions import _folder
 from hpo.spec import read_request
+from model.checkpoint import read_checkpoint
 from model.spec import ExperimentSpec
 from schemas import dotted
 from schemas.fields import members
@@ -28,16 +32,20 @@ from schemas.fields import members
 HONOURED = {
     "export.checkpoint", "export.onnx_file", "export.input_width", "export.input_height", "export.opset_version",
     "export.batch_size", "export.overwrite", "export.results_dir", "export.verbose",
+    "export.attention", "export.postprocess", "export.input_dtype", "export.serialize_nvdsinfer",
     "gen_trt_engine.onnx_file", "gen_trt_engine.trt_engine", "gen_trt_engine.batch_size", "gen_trt_engine.verbose",
     "gen_trt_engine.tensorrt.workspace_size", "gen_trt_engine.tensorrt.min_batch_size",
     "gen_trt_engine.tensorrt.opt_batch_size", "gen_trt_engine.tensorrt.max_batch_size",
+    "quantize.mode", "quantize.layers", "quantize.skip_names", "quantize.model_path", "quantize.results_dir",
 }  # fmt: skip
 REFUSED = {
     "export.format": "xdl",
     "export.input_channel": 1,
-    "export.serialize_nvdsinfer": True,
     "gen_trt_engine.tensorrt.data_type": "FP16",
     "gen_trt_engine.tensorrt.layers_precision": ("a:fp16",),
+    "quantize.backend": "modelopt.onnx",
+    "quantize.algorithm": "awq_lite",
+    "quantize.backend_kwargs": {"x": 1},
 }
 OTHER: dict[str, Any] = {
     "export.gpu_id": 1,
@@ -50,9 +58,6 @@ OTHER: dict[str, Any] = {
     "gen_trt_engine.tensorrt.calibration.cal_batch_size": 2,
     "gen_trt_engine.tensorrt.calibration.cal_batches": 2,
     "gen_trt_engine.tensorrt.calibration.method": "entropy",
-    "export.attention": "gather",
-    "export.postprocess": True,
-    "export.input_dtype": "uint8",
     "deploy.precisions": ["FP16"],
     "deploy.max_drop.fp32": 0.5,
     "deploy.max_drop.fp16": 0.5,
@@ -61,14 +66,6 @@ OTHER: dict[str, Any] = {
     "deploy.objective": "latency",
     "deploy.max_latency_ms": 3.0,
     "deploy.accuracy_slack": 0.5,
-    "quantize.backend": "modelopt.onnx",
-    "quantize.mode": "static_ptq",
-    "quantize.algorithm": "max",
-    "quantize.layers": [{"module_name": "x"}],
-    "quantize.skip_names": ["x"],
-    "quantize.model_path": "x",
-    "quantize.results_dir": "x",
-    "quantize.backend_kwargs": {"x": 1},
     "quantize.device": "cpu",
 }
 """A value that is not the default, for each key that nothing reads."""
@@ -108,6 +105,9 @@ def test_what_cannot_be_done_is_refused(key: str, checkpoint: Path, tmp_path: Pa
         with pytest.raises(ValueError, match=f"`{key}` must be"):
             export_action(ExperimentSpec(), wanted)
         assert not target.exists()
+    elif section == "quantize":
+        with pytest.raises(ValueError, match=f"`{key}` must be"):
+            check_quantize(replace(QuantizeSpec(model_path=str(checkpoint)), **{name: REFUSED[key]}))
     else:
         with pytest.raises(ValueError, match=f"`{key}` (must|cannot)"):
             check_options(replace(TensorRTSpec(), **{name: REFUSED[key]}))
@@ -116,8 +116,9 @@ def test_what_cannot_be_done_is_refused(key: str, checkpoint: Path, tmp_path: Pa
 def test_what_the_export_honours(checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a" / "model.onnx"
     wanted = ExportSpec(
-        checkpoint=str(checkpoint), onnx_file=str(path), input_width=96, input_height=64, opset_version=16, batch_size=2
-    )
+        checkpoint=str(checkpoint), onnx_file=str(path), input_width=96, input_height=64, opset_version=16,
+        batch_size=2, serialize_nvdsinfer=True,
+    )  # fmt: skip
     assert export_action(ExperimentSpec(), wanted) == path
     quiet = capfd.readouterr().out
     graph = onnx_format.load(path)
@@ -126,16 +127,40 @@ def test_what_the_export_honours(checkpoint: Path, tmp_path: Path, capfd: pytest
     assert graph.opset_import[0].version == 16
     with pytest.raises(ValueError, match=r"export\.overwrite=true"):
         export_action(ExperimentSpec(), wanted)
-    export_action(ExperimentSpec(), replace(wanted, overwrite=True, opset_version=17, verbose=True))
-    assert sidecar.require_onnx(path).opset == 17
+    assert (path.with_name("labels.txt").is_file(), path.with_name("nvdsinfer_config.yaml").is_file()) == (True, True)
+    form = {"attention": "gather", "postprocess": True, "input_dtype": "uint8", "serialize_nvdsinfer": False}
+    export_action(
+        ExperimentSpec(), replace(wanted, overwrite=True, opset_version=17, verbose=True, on_cpu=True, **form)
+    )
+    described, graph = sidecar.require_onnx(path), onnx_format.load(path).graph
+    assert (described.opset, described.attention, described.input["dtype"]) == (17, "gather", "uint8")
+    assert graph.input[0].type.tensor_type.elem_type == onnx_format.TensorProto.UINT8
+    assert [each.name for each in graph.output] == ["scores", "labels", "boxes"]
+    assert "GridSample" not in {node.op_type for node in graph.node}
     assert len(capfd.readouterr().out) > len(quiet) + 1000  # the exporter prints its graph
 
 
-def test_the_results_folder_of_an_export(tmp_path: Path) -> None:
-    request = read_request(None, [f"export.results_dir={tmp_path}/here", f"results_dir={tmp_path}"], action="export")
-    assert _folder(request, "export", Namespace(run=None)) == tmp_path / "here"
-    request = read_request(None, [f"results_dir={tmp_path}"], action="export")
-    assert _folder(request, "export", Namespace(run=None)) == tmp_path / "export"
+@pytest.mark.parametrize("action", ["export", "quantize"])
+def test_the_results_folder_of_an_action(action: str, tmp_path: Path) -> None:
+    request = read_request(None, [f"{action}.results_dir={tmp_path}/here", f"results_dir={tmp_path}"], action=action)
+    assert _folder(request, action, Namespace(run=None)) == tmp_path / "here"
+    request = read_request(None, [f"results_dir={tmp_path}"], action=action)
+    assert _folder(request, action, Namespace(run=None)) == tmp_path / action
+
+
+def test_what_the_quantisation_honours(checkpoint: Path, tmp_path: Path) -> None:
+    def layers(**keys: Any) -> set[str]:
+        quantize_action({}, QuantizeSpec(model_path=str(checkpoint), **keys), DeploySpec(), tmp_path)
+        return set(read_checkpoint(tmp_path / WEIGHTS).quantised)
+
+    heads = {"class_embed.0", "class_embed.1"}
+    rule = {"module_name": "class_embed.*", "weights": {"dtype": "int8"}}
+    assert layers() > layers(layers=(rule,)) == heads
+    assert layers() - layers(skip_names=("class_embed.*",)) == heads
+    with pytest.raises(
+        ValueError, match=r"`quantize\.mode` must be weight_only_ptq for a checkpoint, but is static_ptq"
+    ):
+        layers(mode="static_ptq")
 
 
 def test_what_the_build_honours(onnx: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -145,13 +170,13 @@ def test_what_the_build_honours(onnx: Path, tmp_path: Path, capfd: pytest.Captur
         trt_engine=str(tmp_path / "model.engine"),
         tensorrt=TensorRTSpec(workspace_size=48, min_batch_size=2, opt_batch_size=3, max_batch_size=4),
     )
-    engine = gen_trt_engine_action(wanted)
+    report = gen_trt_engine_action(wanted, {})
     quiet = capfd.readouterr()
-    found = json.loads(engine.with_name("model.engine.json").read_text())
+    found = json.loads(report.sidecar.read_text())
     assert found["workspace_mb"] == 48
     assert [found["shapes"][name][0] for name in ("min", "opt", "max")] == [2, 3, 4]
-    gen_trt_engine_action(replace(wanted, verbose=True))
+    gen_trt_engine_action(replace(wanted, verbose=True), {})
     loud = capfd.readouterr()
     assert len(loud.out + loud.err) > len(quiet.out + quiet.err)
     with pytest.raises(ValueError, match=r"gen_trt_engine\.batch_size"):
-        gen_trt_engine_action(replace(wanted, batch_size=7))
+        gen_trt_engine_action(replace(wanted, batch_size=7), {})
