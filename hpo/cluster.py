@@ -95,6 +95,7 @@ def workers(
             note(f"Ray cluster: {', '.join(map(_described, there))}")
             for line in preflight(there, run_dir, spec):
                 note(line)
+        stage(there, spec, note)
         found = share(there, sweep, gpus_wanted=spec.train.num_gpus, grows=address is not None)
         if not _slots(there, found.cpus, found.gpus):
             note(f"no node has {found.cpus} CPU and {found.gpus:g} GPU yet: trials wait for the cluster to grow")
@@ -232,7 +233,6 @@ def preflight(there: Sequence[Node], run_dir: Path, spec: "ExperimentSpec") -> l
     """Looks around from a worker on every node that may run trials. Returns warnings, one line each; raises
     ClusterError with a line for each thing that would make trials fail there."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     scratch, token = run_dir / ".ray", secrets.token_hex(8)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -243,16 +243,10 @@ def preflight(there: Sequence[Node], run_dir: Path, spec: "ExperimentSpec") -> l
         "code": code_digest(),
         "versions": _versions(),
         "paths": _paths(spec),
+        "remote": _remote(spec),
         "tracking": tracking_uri(run_dir.parent),
     }
-    look: Any = ray.remote(look_around)
-    asked = {}
-    for node in there:
-        if node.cpus or node.gpus:
-            strategy = NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
-            asked[node] = look.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(
-                {**needs, "node": node.id, "gpus": node.gpus}
-            )
+    asked = _ask(there, look_around, lambda node: {**needs, "node": node.id, "gpus": node.gpus})
     errors, warnings = [], []
     for node, answer in asked.items():
         try:
@@ -269,9 +263,61 @@ def preflight(there: Sequence[Node], run_dir: Path, spec: "ExperimentSpec") -> l
     return warnings
 
 
+def stage(there: Sequence[Node], spec: "ExperimentSpec", note: Callable[[str], None]) -> None:
+    """Lets every node that may run trials download what lies in S3, so that no trial waits for it and looks stuck.
+    Raises ClusterError with a line for each node that cannot; what it has by then it goes on from next time."""
+    import ray
+
+    sources = {key: path for key, path in _sources(spec).items() if "://" in path}
+    if not sources:
+        return
+    if len(there) > 1:
+        note("Ray cluster: each node downloads what it has not yet of the data in S3")
+    errors = []
+    for node, answer in _ask(there, stage_here, lambda node: sources).items():
+        try:
+            errors += [f"node {node.name}: {text}" for text in ray.get(answer)]
+        except ray.exceptions.RayError as error:
+            errors.append(f"node {node.name}: its worker ended ({str(error).splitlines()[-1]}); see its Ray logs.")
+    if errors:
+        raise ClusterError("the data is not on every node:\n  " + "\n  ".join(errors))
+
+
+def stage_here(sources: Mapping[str, str]) -> list[str]:
+    """On a node, in a worker: what could not be downloaded, each with its fix. sources: by spec key."""
+    from model.data.sources import annotation_files, local
+    from model.errors import DataError
+
+    errors = []
+    for key, path in sources.items():
+        try:
+            if key.endswith("json_file"):
+                annotation_files(path)
+            else:
+                local(path)
+        except DataError as error:
+            errors.append(f"`{key}`: {error}")
+    return errors
+
+
+def _ask(there: Sequence[Node], work: Callable[[Any], Any], told: Callable[[Node], Any]) -> dict[Node, Any]:
+    """Ray's promises of what `work` says on each node that may run trials."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    call: Any = ray.remote(work)
+    asked = {}
+    for node in there:
+        if node.cpus or node.gpus:
+            strategy = NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
+            asked[node] = call.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(told(node))
+    return asked
+
+
 def look_around(needs: Mapping[str, Any]) -> dict[str, list[str]]:
     """On a node, in a worker: what is missing there, each with its fix."""
     errors = [*_code_problems(needs), *_storage_problems(needs), *_data_problems(needs["paths"])]
+    errors += _remote_problems(needs["remote"])
     warnings = []
     uri = needs["tracking"]
     if urlparse(uri).scheme in ("http", "https") and not _answers(uri):
@@ -347,15 +393,46 @@ def _paths(spec: "ExperimentSpec") -> dict[str, tuple[str, int | None]]:
         "model.pretrained_backbone_path": spec.model.pretrained_backbone_path,
         "train.pretrained_model_path": spec.train.pretrained_model_path,
     }
-    for split in ("train", "val"):
-        for place, source in enumerate(getattr(spec.dataset, f"{split}_data_sources") or ()):
-            for key in ("image_dir", "json_file"):
-                named[f"dataset.{split}_data_sources[{place}].{key}"] = getattr(source, key)
     return {
         key: (path, Path(path).stat().st_size if Path(path).is_file() else None)
-        for key, path in named.items()
+        for key, path in (named | _sources(spec)).items()
         if path and "://" not in path and Path(path).exists()
     }
+
+
+def _sources(spec: "ExperimentSpec") -> dict[str, str]:
+    """The data that trials read: spec key to path or address."""
+    return {
+        f"dataset.{split}_data_sources[{place}].{key}": path
+        for split in ("train", "val")
+        for place, source in enumerate(getattr(spec.dataset, f"{split}_data_sources") or ())
+        for key in ("image_dir", "json_file")
+        if (path := getattr(source, key))
+    }
+
+
+def _remote(spec: "ExperimentSpec") -> dict[str, tuple[str, str]]:
+    """Of the data in S3: spec key to address and what it holds, as this process was told."""
+    from model.data import remote
+
+    return {key: (path, remote.find(path).digest) for key, path in _sources(spec).items() if "://" in path}
+
+
+def _remote_problems(sources: Mapping[str, tuple[str, str]]) -> list[str]:
+    from model.data import remote
+    from model.errors import DataError
+
+    found = []
+    for key, (uri, digest) in sources.items():
+        try:
+            if remote.find(uri, again=True).digest != digest:
+                found.append(
+                    f"`{key}` {uri} holds something else there than on the driver; set AWS_ENDPOINT_URL to the same "
+                    "store, and start again if the data has changed."
+                )
+        except DataError as error:
+            found.append(f"`{key}`: {error}")
+    return found
 
 
 def _data_problems(paths: Mapping[str, tuple[str, int | None]]) -> list[str]:

@@ -1,12 +1,11 @@
 """Which data a run learns from, told by a digest: annotation files by content, images by name and size.
 
-No image is read, so a million of them take seconds. The same data in another folder has the same digest.
+No image is read, so a million of them take seconds. The same data in another folder has the same digest, and in S3.
 """
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +28,7 @@ class Dataset:
     name: str
     digest: str
     source: str
-    """Paths of the annotation files."""
+    """Paths or addresses of the annotation files."""
 
 
 def datasets_of(spec: "ExperimentSpec") -> tuple[Dataset, ...]:
@@ -65,31 +64,20 @@ def joint_digest(datasets: Sequence[Dataset]) -> str:
 
 
 def _dataset(context: str, sources: "Sequence[Source]") -> Dataset:
-    from model.data.sources import annotation_files
+    from model.data.sources import annotation_files, is_remote, sizes
 
-    digest, paths = hashlib.sha256(), list[Path]()
+    digest, paths, where = hashlib.sha256(), list[Path](), list[str]()
     for source in sources:
         assert source.json_file is not None
         files = annotation_files(source.json_file)
         paths += files
+        where += [source.json_file] if is_remote(source.json_file) else map(str, files)
         for path in files:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         if source.image_dir:
-            for line in _images(Path(source.image_dir).expanduser()):
-                digest.update(line.encode("utf-8", "surrogateescape"))
+            for image, size in sizes(source.image_dir):
+                digest.update(f"{image} {size}\n".encode("utf-8", "surrogateescape"))
     name = "+".join(dict.fromkeys(f"{path.parent.name}/{path.stem}" for path in paths))
-    where = "; ".join(map(str, paths))
-    return Dataset(context=context, name=name[:200], digest=digest.hexdigest()[:LENGTH], source=where[:2000])
-
-
-def _images(place: Path) -> Iterator[str]:
-    """A line for each image; an archive is one line, for its list is as long to read as all of it."""
-    if not place.is_dir():
-        yield f"archive {place.stat().st_size}\n"
-        return
-    for folder, below, files in os.walk(place):
-        below.sort()
-        for name in sorted(files):
-            path = Path(folder, name)
-            yield f"{path.relative_to(place).as_posix()} {path.stat().st_size}\n"
+    named = "; ".join(where)[:2000]
+    return Dataset(context=context, name=name[:200], digest=digest.hexdigest()[:LENGTH], source=named)

@@ -17,6 +17,7 @@ def is_disk_full(error: BaseException) -> bool:
         (isinstance(each, OSError) and each.errno in FULL)
         or "database or disk is full" in str(each)
         or "No space left on device" in str(each)
+        or type(each).__name__ == "NoRoom"
         for each in _chain(error)
     )
 
@@ -27,7 +28,7 @@ def is_infrastructure(error: BaseException) -> bool:
         text = str(each)
         if isinstance(each, OSError) and each.errno in PASSING:
             return True
-        if type(each).__name__ == "WorkerDied":
+        if type(each).__name__ in ("WorkerDied", "Unreachable"):
             return True
         # The device itself; an assertion in a kernel is what the training asked of it.
         if isinstance(each, RuntimeError) and "CUDA error" in text and "device-side assert" not in text:

@@ -39,6 +39,22 @@ class DataError(ValueError):
     kind: ClassVar[Kind] = "data"
 
 
+class Unreachable(DataError):  # noqa: N818
+    """A server that holds data does not answer. It may do so later."""
+
+
+class NoRoom(DataError):  # noqa: N818
+    """The disk, or a limit that the user set, leaves too little room for data."""
+
+    kind: ClassVar[Kind] = "disk"
+
+
+class ExtraMissing(DataError):  # noqa: N818
+    """A package that an address needs is not installed; the message says what to install."""
+
+    kind: ClassVar[Kind] = "install"
+
+
 class CheckpointError(ValueError):
     """A checkpoint file cannot be read, or contradicts the spec."""
 

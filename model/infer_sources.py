@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from model.data.sources import ARCHIVES, local
+from model.data.archives import SUFFIXES as ARCHIVES
+from model.data.archives import is_archive
+from model.data.sources import is_remote, local
 from model.errors import DataError
 from model.spec import ExperimentSpec
 
@@ -24,7 +26,8 @@ class Picture(NamedTuple):
 
 
 def find_pictures(spec: ExperimentSpec) -> list[Picture]:
-    """All images below `dataset.infer_data_sources.image_dir`, sorted; a path may also be one image or an archive.
+    """All images below `dataset.infer_data_sources.image_dir`, sorted; a path may also be one image or an archive, and
+    any of them in S3.
 
     Outputs keep the path below the image folder, so that equal names in two folders do not collide. With
     `inference.is_internal` they are sorted by sequence instead: <sequence>/<folder>/<frame>.jpg goes to
@@ -35,14 +38,13 @@ def find_pictures(spec: ExperimentSpec) -> list[Picture]:
         raise DataError("`dataset.infer_data_sources.image_dir` must name images, but is unset; set it.")
     found: list[tuple[Path, PurePosixPath]] = []
     for entry, root in zip(given, _roots(given), strict=True):
-        path = Path(entry)
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            found.append((path, root.parent / path.name))
-            continue
         folder = local(entry)
+        if folder.suffix.lower() in SUFFIXES and folder.is_file():
+            found.append((folder, root.parent / folder.name))
+            continue
         images = images_below(folder)
         if not images:
-            archives = [each.name for each in sorted(folder.glob("*")) if each.name.endswith(ARCHIVES)]
+            archives = [each.name for each in sorted(folder.glob("*")) if is_archive(each.name)]
             hint = f"; name its archive: {folder / archives[0]}" if archives else ""
             raise DataError(f"`dataset.infer_data_sources.image_dir` must hold images, but {entry} holds none{hint}.")
         found += [(each, root / each.relative_to(folder).as_posix()) for each in images]
@@ -71,9 +73,9 @@ def _roots(given: Sequence[str]) -> list[PurePosixPath]:
         return [PurePosixPath()]
     parts = []
     for entry in given:
-        path = Path(entry).expanduser().absolute()
-        suffix = next((suffix for suffix in ARCHIVES if path.name.endswith(suffix)), "")
-        parts.append(path.with_name(path.name.removesuffix(suffix)).parts[1:])
+        path = Path("/", entry.partition("://")[2]) if is_remote(entry) else Path(entry).expanduser().absolute()
+        suffix = next((suffix for suffix in ARCHIVES if path.name.lower().endswith(suffix)), "")
+        parts.append(path.with_name(path.name[: len(path.name) - len(suffix)]).parts[1:])
     for depth in range(1, max(map(len, parts)) + 1):
         tails = [PurePosixPath(*part[-depth:]) for part in parts]
         if len(set(tails)) == len(tails):
@@ -112,10 +114,16 @@ def class_names(spec: ExperimentSpec, own: Mapping[int, str]) -> dict[int, str]:
     file = spec.dataset.infer_data_sources.classmap
     if file is None:
         return dict(own)
-    path = Path(file)
+    path = local(file) if is_remote(file) else Path(file)
     if not path.is_file():
         raise DataError(f"`dataset.infer_data_sources.classmap` must be a text file, but there is no {path}.")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"`dataset.infer_data_sources.classmap` must be text in UTF-8, but {path} is not ({error.reason} at byte "
+            f"{error.start}); save it in UTF-8."
+        ) from None
     names = {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
     missing = sorted(set(own) - set(names))
     if missing:

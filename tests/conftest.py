@@ -4,7 +4,7 @@ Heavy imports stay inside the fixtures: most tests need none of them.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from model.network.detr import DeformableDETR
     from model.progress import Work
     from model.spec import ExperimentSpec, Source
+    from tests.store import Store
 
 TINY_SIZE = 64
 TINY_CLASSES = {1: "cat", 3: "dog"}
@@ -216,3 +217,38 @@ class Heard:
 def heard() -> Heard:
     """To be installed with `heard_by`."""
     return Heard()
+
+
+SECRET = "a-secret-that-no-file-may-hold"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator["Store"]:
+    from tests.store import Store
+
+    store = Store()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def s3(s3_server: "Store", monkeypatch: pytest.MonkeyPatch) -> "Store":
+    """An S3 that the environment names, and that this process has asked nothing yet."""
+    from model.data import remote
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server.url,
+        "AWS_ACCESS_KEY_ID": "AKIATEST",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+        "AWS_CONFIG_FILE": "/nowhere",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(remote, "_known", {})
+    monkeypatch.setattr(remote, "PAUSE_S", 0.01)
+    s3_server.asked.clear()
+    return s3_server

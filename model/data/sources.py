@@ -1,116 +1,137 @@
-"""Where data lies: turns what a spec names (folder, JSON, tar archive) into a local path. Knows no COCO and no images.
+"""Where data lies: turns what a spec names (folder, file, archive, address in S3) into a local path. Knows no COCO and
+no images.
 
-Archives come from strangers: only plain files and folders are taken out, only to where they belong, and no more than
-the archive's size makes plausible.
+What has to be downloaded or unpacked is so once on each node, whichever process comes first, and kept by its content.
 """
 
 import glob
-import gzip
+import os
 import shutil
-import tarfile
-import zlib
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
-from model.data.store import MARKER, cache_root, digest, publish
+from model.data import remote
+from model.data.archives import extract, is_archive
+from model.data.remote import Found
+from model.data.store import MARKER, cache_root, content_digest, making, publish
 from model.errors import DataError
-from model.progress import track
 
-ARCHIVES = (".tar.gz", ".tgz", ".tar")
+T = TypeVar("T")
 
-MAX_FILES = 5_000_000
-MAX_RATIO = 100
-"""Bytes that one archived byte may become; photographs hardly shrink at all."""
-FREE_BYTES = 256 << 20
-"""The ratio is not asked of archives that stay below this size."""
+TRIES = 3
+"""Times that what changes while it is downloaded is begun anew."""
 
 
-def local(path: str | Path, cache: Path | None = None) -> Path:
-    """The local path of a source: a folder or a file as it is, an archive as the folder it was extracted to, once.
+def is_remote(path: str) -> bool:
+    return path.startswith(remote.SCHEME)
 
-    When everything in the archive lies in one folder `images`, the result is that folder. `cache` None: cache_root().
+
+def local(path: str | Path) -> Path:
+    """The local path of a source: a folder or a file as it is, an archive as the folder it was extracted to, an address
+    in S3 (of an object, or of a folder of them) as what was downloaded from it.
+
+    When everything in an archive lies in one folder `images`, the result is that folder.
     """
-    if str(path).startswith("s3://"):
-        raise ValueError(f"`{path}`: s3:// is not supported yet; copy the data to a local folder and name that.")
+    if is_remote(str(path)):
+        return _steady(str(path), lambda again: _staged(_without_archives(remote.find(str(path), again=again))))
+    if "://" in str(path):
+        raise DataError(f"`{path}` must be a local path or begin with {remote.SCHEME}; copy the data to one of them.")
     found = Path(path).expanduser().absolute()
     if not found.exists():
         raise DataError(f"`{found}` does not exist; correct the path of this data source.")
-    if found.is_dir() or not found.name.endswith(ARCHIVES):
+    if found.is_dir() or not is_archive(found.name):
         return found
-    target = (cache or cache_root()) / "archives" / digest([found])
-    extracted = publish(target, lambda folder: _extract(found, folder))
-    entries = [entry for entry in extracted.iterdir() if entry.name != MARKER]
-    return entries[0] if [entry.name for entry in entries] == ["images"] and entries[0].is_dir() else extracted
+    return _unpacked(content_digest(found), lambda folder: extract(found, folder, str(found)))
 
 
 def annotation_files(path: str) -> list[Path]:
     """The annotation files that `json_file` names: the file itself; or of a folder or a pattern such as `shards/*` or
-    `shards/*.json` every .json file there, by name."""
-    if path.startswith("s3://"):
-        return [local(path)]
+    `shards/*.json` every .json file there, by name. The same for an address in S3."""
+    if is_remote(path):
+        return _steady(path, lambda again: _remote_files(path, again))
     named = Path(path).expanduser().absolute()
     if named.is_dir():
         named = named / "*"
     if named.is_file() or not glob.has_magic(str(named)):
-        return [local(named)]
+        return [local(path)]
     found = sorted(each for each in map(Path, glob.glob(str(named))) if each.suffix == ".json" and each.is_file())
     if not found:
-        raise DataError(f"`{path}` must match annotation files, but no .json file does; correct `json_file`.")
+        raise _no_shards(path)
     return found
 
 
-class Readable(Protocol):
-    def read(self, size: int = ..., /) -> bytes: ...
+def sizes(path: str) -> list[tuple[str, int]]:
+    """Name and bytes of every file below a folder, sorted; of an archive or a file only its own, under the name
+    `archive`, for its list is as long to read as all of it. Downloads nothing."""
+    if is_remote(path):
+        found = remote.find(path)
+        return [("archive" if found.single else one.name, one.size) for one in found.objects]
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        return [("archive", place.stat().st_size)]
+    files = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)
+    return sorted((file.relative_to(place).as_posix(), file.stat().st_size) for file in files)
 
 
-class _Limited:
-    """A decompressed stream that ends in DataError once it gave more than `limit` bytes."""
-
-    def __init__(self, stream: Readable, limit: int, archive: Path) -> None:
-        self._stream, self._limit, self._archive, self._given = stream, limit, archive, 0
-
-    def read(self, size: int = -1) -> bytes:
-        left = self._limit - self._given
-        data = self._stream.read(min(size, left + 1) if size >= 0 else left + 1)
-        self._given += len(data)
-        if self._given > self._limit:
-            raise DataError(
-                f"`{self._archive}` holds over {self._limit} bytes, more than {MAX_RATIO} times its own size; "
-                "extract it yourself and name the folder if it is meant to."
-            )
-        return data
+def _steady(uri: str, use: Callable[[bool], T]) -> T:
+    """What `use` makes of what is found at `uri`, which it is to ask for again once that has changed meanwhile."""
+    for number in range(TRIES):
+        try:
+            return use(number > 0)
+        except remote.Changed:
+            continue
+    raise DataError(f"`{uri}` must stay as it is while it is downloaded, but changes again and again; try later.")
 
 
-def _extract(archive: Path, folder: Path) -> None:
-    limit = max(FREE_BYTES, MAX_RATIO * archive.stat().st_size)
-    opener = open if archive.name.endswith(".tar") else gzip.open
-    try:
-        with (
-            opener(archive, "rb") as opened,
-            tarfile.open(fileobj=_Limited(opened, limit, archive), mode="r|") as tar,  # type: ignore[call-overload]
-        ):
-            for count, member in enumerate(track(tar, f"unpacking {archive.name}", unit="files"), start=1):
-                if count > MAX_FILES:
-                    raise DataError(f"`{archive}` holds over {MAX_FILES} entries; extract it yourself.")
-                _extract_member(tar, member, archive, folder)
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"`{archive}` is not a readable tar archive ({error}); copy or pack it again.") from error
+def _remote_files(path: str, again: bool) -> list[Path]:
+    found = remote.find(path, again=again)
+    if found.single:
+        return [_staged(found)]
+    if not glob.has_magic(path):  # a folder
+        found = remote.find(f"{path.rstrip('/')}/*", again=again)
+    shards = found.only(lambda name: name.endswith(".json"))
+    if not shards.objects:
+        raise _no_shards(path)
+    folder = _staged(shards)
+    return [folder / one.name for one in shards.objects]
 
 
-def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path, folder: Path) -> None:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts or "\\" in member.name or name.name == MARKER:
-        raise DataError(f"`{archive}` has an entry that leaves its folder: `{member.name}`; pack it again.")
-    if not (member.isdir() or member.isreg()) or member.issparse():
-        raise DataError(f"`{archive}` may hold plain files and folders only, but `{member.name}` is neither.")
-    target = folder / name
-    if member.isdir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    if target.exists():
-        raise DataError(f"`{archive}` holds `{member.name}` twice; pack it again.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    content = tar.extractfile(member)
-    assert content is not None
-    with target.open("xb") as file:
-        shutil.copyfileobj(content, file)
+def _no_shards(path: str) -> DataError:
+    return DataError(f"`{path}` must match annotation files, but no .json file does; correct `json_file`.")
+
+
+def _without_archives(found: Found) -> Found:
+    """A folder without the archives beside what is wanted of it, whose bytes would be for nothing."""
+    if found.single:
+        return found
+    plain = found.only(lambda name: not is_archive(name))
+    if not plain.objects:
+        first = f"{remote.SCHEME}{found.bucket}/{found.key(found.objects[0])}"
+        raise DataError(f"`{found.uri}` must hold files, but holds archives only; name one of them: {first}")
+    return plain
+
+
+def _staged(found: Found) -> Path:
+    """What was found, on this node."""
+    if found.single and is_archive(found.root):
+        return _unpacked(found.digest, lambda folder: _fetch_and_extract(found, folder))
+    target = cache_root() / "s3" / found.digest
+    return publish(target, lambda folder: remote.fetch(found, folder), resumed=True) / found.path
+
+
+def _unpacked(name: str, make: Callable[[Path], None]) -> Path:
+    extracted = publish(cache_root() / "archives" / name, make)
+    entries = [entry for entry in extracted.iterdir() if entry.name != MARKER]
+    return entries[0] if [entry.name for entry in entries] == ["images"] and entries[0].is_dir() else extracted
+
+
+def _fetch_and_extract(found: Found, folder: Path) -> None:
+    """The archive itself is not kept, unless its download was broken off."""
+    with making(cache_root() / "s3" / found.digest) as part:
+        # Images in an archive are about as large as it is.
+        remote.fetch(found, part, beside=found.objects[0].size)
+        try:
+            extract(part / found.path, folder, found.uri)
+        finally:
+            shutil.rmtree(part)
