@@ -61,7 +61,8 @@ class Latency:
         (folder / FILE).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
     def where(self) -> str:
-        threads = f", {self.threads or 'its own choice of'} threads" if self.device.startswith("CPU") else ""
+        words = {0: ", its own choice of threads", 1: ", 1 thread"}.get(self.threads, f", {self.threads} threads")
+        threads = words if self.device.startswith("CPU") else ""
         return f"{self.runner}, {self.device}{threads}, {self.width} x {self.height} pixels"
 
     def table(self) -> "Table":
