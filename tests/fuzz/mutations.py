@@ -16,8 +16,8 @@ ODD: tuple[Any, ...] = (
     [], [[]], {}, {"": None}, [0] * 9, {"a": {"b": {"c": []}}}, "\ud800", "٣", "<b>&", "a" * 4000,
 )  # fmt: skip
 """Values that an author of a parser may not have thought of."""
-CHUNKS = (b"", b"\0", b"\xff" * 4, b"\n", b"{", b"]", b"'", b": ", b"- ", b"&a *a", b"\x80\x81", b"9" * 40, b"\r\n\t", b"[" * 20_000,
-          b"a: " * 9, b"2001-13-41", b"1:99:99")  # fmt: skip
+CHUNKS = (b"", b"\0", b"\xff" * 4, b"\n", b"{", b"]", b"'", b": ", b"- ", b"&a *a", b"\x80\x81", b"9" * 40, b"\r\n\t",
+          b"[" * 20_000, b"a: " * 9, b"2001-13-41", b"1:99:99")  # fmt: skip
 
 
 @st.composite
