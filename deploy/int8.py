@@ -4,7 +4,9 @@ layers stay is found by `choose`.
 Symmetric, weights by channel, biases left in float32: what TensorRT builds without a calibrator.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -47,11 +49,36 @@ def quantise(model: ModelProto, nodes: Collection[str], ranges: Mapping[str, flo
         "OpTypesToExcludeOutputQuantization": list(KINDS),
     }
     limits = {name: (np.float32(-limit), np.float32(limit)) for name, limit in ranges.items()}
-    quantizer = QDQQuantizer(
-        copied(model), True, False, QuantType.QInt8, QuantType.QInt8,
-        TensorsData(CalibrationMethod.MinMax, limits), list(nodes), [], list(KINDS), options,
-    )  # fmt: skip
-    return typed(quantizer.quantize_model())
+    data = TensorsData(CalibrationMethod.MinMax, limits)
+    kind = QuantType.QInt8
+    with _without_remarks():
+        low = QDQQuantizer(
+            copied(model), True, False, kind, kind, data, list(nodes), [], list(KINDS), options
+        ).quantize_model()  # fmt: skip
+    # The library lets every reader of a tensor have its rounded form; those that were not meant get the tensor back.
+    before = {node.name: node for node in model.graph.node if node.name not in nodes}
+    for node in low.graph.node:
+        if node.name in before:
+            node.input[:] = before[node.name].input
+    there = {each.name for each in low.graph.initializer}
+    needed = {name for node in low.graph.node for name in node.input} - there
+    low.graph.initializer.extend(each for each in model.graph.initializer if each.name in needed)
+    return typed(low)
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """The library's remarks on biases that are not constant are for another use of it, and go to the root logger."""
+    root = logging.getLogger()
+
+    def foreign(record: logging.LogRecord) -> bool:
+        return "onnxruntime" not in record.pathname
+
+    root.addFilter(foreign)
+    try:
+        yield
+    finally:
+        root.removeFilter(foreign)
 
 
 def choose(
@@ -72,22 +99,20 @@ def choose(
     if verdict.good:
         return Chosen(first, {}, verdict)
     ranked = _ranked(build, drift, [name for name in nodes if name not in fixed])
-    bad, good, best = 0, None, Chosen(first, {}, verdict)
-    count = 1
-    while count <= len(ranked) and count != bad:
+    most = len(ranked) if fixed else len(ranked) - 1  # something is to be in INT8
+    best, bad, good = Chosen(first, {}, verdict), 0, most + 1
+    count = min(1, most)
+    while bad < count < good:
         kept = {name: why for block, why in ranked[:count] for name in block}
-        left = [name for name in nodes if name not in kept]
-        if not left:
-            break
-        model = build(left)
+        model = build([name for name in nodes if name not in kept])
         verdict = judge(model)
-        if verdict.good or good is None:
+        if verdict.good or good > most:
             best = Chosen(model, kept, verdict)
         if verdict.good:
             good = count
         else:
             bad = count
-        count = min(2 * count, len(ranked)) if good is None else (bad + good) // 2
+        count = min(2 * count, most) if good > most else (bad + good) // 2
     return best
 
 

@@ -28,11 +28,19 @@ def load(path: Path) -> ModelProto:
     """The graph with constants as initializers, a name of its own for every node, and the type of every tensor."""
     model = onnx.load(path)
     kept = []
+    constants = {each.name for each in model.graph.initializer}
+    same: dict[str, str] = {}
     for place, node in enumerate(model.graph.node):
         if node.op_type == "Constant" and [each.name for each in node.attribute] == ["value"]:
             constant = node.attribute[0].t
             constant.name = node.output[0]
             model.graph.initializer.append(constant)
+            constants.add(constant.name)
+            continue
+        for at, name in enumerate(node.input):
+            node.input[at] = same.get(name, name)
+        if node.op_type == "Identity" and node.input[0] in constants:  # equal weights, which the exporter keeps once
+            same[node.output[0]] = node.input[0]
             continue
         node.name = node.name or f"{node.op_type}_{place}"
         kept.append(node)
