@@ -11,7 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy import deepstream, parity, sidecar
+from deploy import deepstream, parity, sidecar, trt
+from deploy.engine import build_engine
 from deploy.export import export_action, export_onnx
 from deploy.parity import ParityError, compare
 from deploy.runtime import SELECTED, OnnxPredictor, Outputs
@@ -244,6 +245,17 @@ def test_the_plugin_nodes_are_as_documented(formed: Path) -> None:
         assert sizes.data_type == starts.data_type == onnx_format.TensorProto.INT32
         assert onnx_format.numpy_helper.to_array(sizes).tolist() == [[8, 12], [4, 6], [2, 3]]
         assert onnx_format.numpy_helper.to_array(starts).tolist() == [0, 96, 120]
+
+
+@pytest.mark.slow
+def test_tensorrt_builds_every_form_that_it_can_parse(formed: Path, tmp_path: Path) -> None:
+    library = pytest.importorskip("tensorrt_rtx", reason="an engine is built where TensorRT is installed")
+    if sidecar.require_onnx(formed).attention == "plugin" and trt.load().api is library:
+        with pytest.raises(ValueError, match="Plugin not found"):  # TensorRT-RTX comes without plugins
+            build_engine(formed, tmp_path / "model.engine")
+        assert not list(tmp_path.iterdir())
+        return
+    assert build_engine(formed, tmp_path / "model.engine", max_batch=3).bytes > 1e6
 
 
 def detections(expected: Prediction) -> Outputs:
