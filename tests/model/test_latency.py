@@ -118,3 +118,30 @@ def test_a_report_is_json_and_a_table(tmp_path: Path) -> None:
     table = report.table()
     assert [len(list(column.cells)) for column in table.columns] == [2] * 5
     assert "PyTorch 1, CPU, 2 cores, 2 threads, 64 x 48 pixels" in str(table.title)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch has no GPU here")
+def test_a_gpu_is_waited_for() -> None:
+    """A product of large matrices is queued in microseconds; what is timed is its end."""
+    side = 8192
+    model = torch.nn.Linear(side, side, bias=False).cuda()
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    found = of_torch(Flat(model), torch.rand(1, 3, side // 3 + 1, side), None, [1])
+    images = torch.rand(3 * (side // 3 + 1), side, device="cuda")
+    begin.record()
+    with torch.inference_mode():
+        model(images)
+    end.record()
+    torch.cuda.synchronize()
+    assert found.device == torch.cuda.get_device_name()
+    assert found.rows[0].median_ms > 0.3 * begin.elapsed_time(end)
+
+
+class Flat(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return self.model(pixels.flatten(0, 2))
