@@ -88,6 +88,7 @@ INFERENCE: Mapping[str, list[dict[str, Any]]] = {
         {"key": "export.checkpoint", "by": "parent_model", "files": [".pth"]},
         {"key": "export.onnx_file", "by": "create_onnx_file"},
         *_carried("export.input_height", "export.input_width"),
+        *_sources("train", "val", "test"),
     ],
     "gen_trt_engine": [
         *EVERY,
@@ -99,6 +100,7 @@ INFERENCE: Mapping[str, list[dict[str, Any]]] = {
             "when": {"gen_trt_engine.tensorrt.data_type": "INT8"},
         },
         *_carried("gen_trt_engine.tensorrt.calibration.cal_image_dir"),
+        *_sources("train", "val", "test"),
     ],
     "quantize": [
         *EVERY,

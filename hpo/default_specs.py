@@ -23,7 +23,9 @@ def default_specs(arguments: argparse.Namespace) -> None:
     given, actions = document.data, packaged.manifest()["actions"]
     network, action = packaged.manifest()["network_arch"], given.get("action")
     problems = []
-    if not given.get("results_dir"):
+    if given.get("results_dir"):
+        arguments.results = Path(str(given["results_dir"])).resolve()
+    else:
         problems.append("`results_dir` must name the folder to write experiment.yaml to, but is unset; set it.")
     if given.get("module_name", network) != network:
         problems.append(f"`module_name` must be {network}, but is {given['module_name']}; leave it out.")
@@ -36,8 +38,7 @@ def default_specs(arguments: argparse.Namespace) -> None:
     whole: dict[str, Any] = {}
     for name in actions if action is None else [action]:
         whole = dotted.merge(whole, packaged.document(name)["default"])
-    folder = Path(given["results_dir"]).resolve()
-    arguments.results = folder
+    folder: Path = arguments.results
     with StatusLog(folder).action("default_specs"):
         text = yamlio.dump({**dotted.merge(whole, wanted), "encryption_key": ""})
         write_text(text, folder / "experiment.yaml")

@@ -71,6 +71,17 @@ def ranked(names: Iterable[str]) -> list[str]:
     return sorted(names, key=place)
 
 
+def made(folder: Path) -> dict[str, str]:
+    """The folders of actions below `folder`, each with how it stands: the last status of its status.json."""
+    found = {}
+    for name in (*ACTIONS, "trt_evaluate", "trt_inference"):
+        file = folder / name / "status.json"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        if lines:
+            found[name] = str(json.loads(lines[-1])["status"])
+    return found
+
+
 def is_numbered(file: Path) -> bool:
     """Whether a checkpoint is a whole one, of an epoch and step, optimizer included."""
     return _NUMBERED.fullmatch(file.name) is not None

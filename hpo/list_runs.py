@@ -3,8 +3,8 @@
 import argparse
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from hpo import runs
 from hpo.errors import InUseError, RunError
+from hpo.jobs import made
 from hpo.locks import exclusive
 from hpo.screen import near, next_step, out, say
 
@@ -31,7 +32,7 @@ class Listed:
     """One run folder."""
 
     id: str
-    kind: Literal["search", "plain"]
+    kind: Literal["search", "plain", "actions"]
     state: State
     trials: int
     """That have ended."""
@@ -43,6 +44,8 @@ class Listed:
     started: float
     """Seconds since 1970."""
     note: str = ""
+    jobs: Mapping[str, str] = field(default_factory=dict)
+    """Id of each action's folder, `RUN/export`, with the status that its status.json ends with."""
 
 
 def list_runs(arguments: argparse.Namespace) -> None:
@@ -64,18 +67,43 @@ def list_runs(arguments: argparse.Namespace) -> None:
     for state in dict.fromkeys(one.state for one in found):
         if state in MEANING:
             say(f"{state}: {MEANING[state]}")
-    first = found[0]
-    words = ("resume",) if first.state in ("interrupted", "not handed over") else ("compare",)
-    next_step(arguments, *words, near(root / first.id))
+    first = next((one for one in found if one.kind != "actions"), None)
+    if first is not None:
+        words = ("resume",) if first.state in ("interrupted", "not handed over") else ("compare",)
+        next_step(arguments, *words, near(root / first.id))
 
 
 def listed(root: Path) -> Iterator[Listed]:
-    """Folders below `root` that a run began in; a folder of something else is passed over."""
+    """Folders below `root` that a run or an action began in, and `root` itself where it is a results_dir of actions; a
+    folder of something else is passed over."""
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        jobs = {f"{folder.name}/{name}": status for name, status in made(folder).items()}
         if (folder / "study.db").is_file():
-            yield _search(folder)
+            yield replace(_search(folder), jobs=jobs)
         elif (folder / "spec.yaml").is_file() and (folder / "trials").is_dir():
-            yield _plain(folder)
+            yield replace(_plain(folder), jobs=jobs)
+        elif jobs:
+            yield _actions(folder, jobs)
+    if jobs := made(root):
+        yield _actions(root, jobs)
+
+
+def _actions(folder: Path, jobs: Mapping[str, str]) -> Listed:
+    """What `deformable_detr` wrote to one results_dir."""
+    begun = [(folder / Path(name).name).stat().st_mtime for name in jobs]
+    return Listed(
+        id=folder.name,
+        kind="actions",
+        state="finished" if all(status in ("SUCCESS", "FAILURE") for status in jobs.values()) else "running",
+        trials=0,
+        budget=0,
+        metric="",
+        best=None,
+        best_trial=None,
+        default=None,
+        started=min(begun),
+        jobs=jobs,
+    )
 
 
 def _search(folder: Path) -> Listed:
@@ -175,5 +203,11 @@ def _table(root: Path, found: list[Listed]) -> Table:
         if one.best_trial is not None and one.kind == "search":
             best += f" (trial {one.best_trial})"
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.started))
-        table.add_row(one.id, one.kind, one.state, f"{one.trials} of {one.budget}", best, gain, began, one.note)
+        trials = f"{one.trials} of {one.budget}" if one.budget else ""
+        jobs = (
+            name.rpartition("/")[2] + ("" if status == "SUCCESS" else f" ({status})")
+            for name, status in one.jobs.items()
+        )
+        note = "; ".join(filter(None, (one.note, ", ".join(jobs))))
+        table.add_row(one.id, one.kind, one.state, trials, best, gain, began, note)
     return table

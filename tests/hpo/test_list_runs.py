@@ -10,6 +10,7 @@ import pytest
 
 from hpo.cli import main
 from hpo.files import write_json
+from hpo.jobs import find_job
 from hpo.ledger import Ledger
 from hpo.locks import exclusive
 from hpo.result import Outcome
@@ -66,6 +67,31 @@ def test_every_state(
     shown = capsys.readouterr().out
     for part in ("val_mAP50 0.5000 (trial 1)", "+0.2000", "2 of 2", "`ddetr resume RUN` goes on", "next: ddetr "):
         assert part in shown
+
+
+def test_jobs_are_listed_by_the_ids_that_a_later_one_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tmp_path / "runs" / "plain"
+    (plain / "trials" / "0").mkdir(parents=True)
+    (plain / "spec.yaml").touch()
+    write_json({"metric": {"name": VAL_MAP50.name, "value": 0.6}}, plain / "handoff.json")
+    for folder, status in ((plain / "export", "SUCCESS"), (tmp_path / "runs" / "tao" / "train", "FAILURE")):
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").touch()
+        (folder / "status.json").write_text(json.dumps({"status": "STARTED"}) + "\n" + json.dumps({"status": status}))
+    monkeypatch.chdir(tmp_path)
+    found = rows(Path("runs"), capsys)
+    assert {name: row["jobs"] for name, row in found.items()} == {
+        "plain": {"plain/export": "SUCCESS"}, "tao": {"tao/train": "FAILURE"},
+    }  # fmt: skip
+    assert {name: row["kind"] for name, row in found.items()} == {"plain": "plain", "tao": "actions"}
+    for row in found.values():
+        for name in row["jobs"]:
+            assert find_job(name).files[0] == (tmp_path / "runs" / name / "model.onnx")
+    assert list(rows(Path("runs/tao"), capsys)["tao"]["jobs"]) == ["train"]
+    assert main(["runs"]) == 0
+    assert "train (FAILURE)" in capsys.readouterr().out
 
 
 def test_no_folder_and_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
