@@ -96,8 +96,9 @@ def check(wanted: QuantizeSpec) -> Path:
     """The file to quantise. Raises ValueError for a combination that there is not."""
     if wanted.backend in MODELOPT:
         raise ValueError(
-            f"`quantize.backend` must be torchao, but is {wanted.backend}: ModelOpt needs other versions of onnx and "
-            f"onnxruntime than this environment, so the two cannot share one. Use torchao, {MODELOPT[wanted.backend]}."
+            f"`quantize.backend` must be torchao, but is {wanted.backend}: nvidia-modelopt[onnx] pins other versions "
+            "of onnx and onnxruntime than this environment has, so the two cannot share one. Use torchao, "
+            f"{MODELOPT[wanted.backend]}."
         )
     if not wanted.model_path:
         raise ValueError("`quantize.model_path` must name a .pth or .onnx file, but is unset; set it.")
