@@ -270,10 +270,13 @@ def test_an_encrypted_checkpoint(user: User, action: str, key: str, name: str, m
 
 
 @pytest.mark.parametrize("action", ["evaluate", "inference"])
-def test_an_engine_where_a_checkpoint_is_meant(user: User, action: str) -> None:
+def test_an_engine_without_the_file_that_describes_it(user: User, action: str) -> None:
     (user.folder / "model.engine").write_bytes(b"ftrt")
-    words = r"is a TensorRT engine.*name the checkpoint or the ONNX file"
-    user.fails(action, f"{action}.checkpoint={user.folder}/model.engine", code=2, words=words, error="CheckpointError")
+    outcome = user.runs(action, f"{action}.checkpoint={user.folder}/model.engine")
+    assert outcome.code == 2
+    assert re.search(r"must come with `model\.engine\.json`.*keep the two together", outcome.printed)
+    status = (user.folder / "results" / f"trt_{action}" / "status.json").read_text()
+    assert json.loads(status.splitlines()[-1])["status"] == "FAILURE"
 
 
 # --- pictures without annotations ---
