@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -82,15 +82,23 @@ def by_operator(onnx: Path, threads: int, pixels: torch.Tensor, folder: Path) ->
     return sorted(total.items(), key=lambda one: -one[1])
 
 
-def take_turns(runs: dict[str, Run], pixels: torch.Tensor, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each run of each; two rounds before do not count."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+class Times(NamedTuple):
+    """Milliseconds of each run; the CPU's are those of all threads, which another program's load hardly changes."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+def take_turns(runs: dict[str, Run], pixels: torch.Tensor, rounds: int) -> dict[str, Times]:
+    """Two rounds before do not count."""
+    taken = {name: Times([], []) for name in runs}
     for number in range(rounds + 2):
         for name, run in runs.items():
-            begun = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             run(pixels)
             if number >= 2:
-                taken[name].append(1000 * (time.perf_counter() - begun))
+                taken[name].wall.append(1000 * (time.perf_counter() - wall))
+                taken[name].cpu.append(1000 * (time.process_time() - cpu))
     return taken
 
 
@@ -121,13 +129,16 @@ def main() -> None:
         )
     reference = runs["transformers PyTorch"](pixels)
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, onnxruntime {ort.__version__}")
-    print(f"{asked.size} x {asked.size}, batch 1, {asked.threads} threads, median of {asked.rounds}")
+    print(f"{asked.size} x {asked.size}, batch 1, {asked.threads} threads, median of {asked.rounds} (of gridsample's)")
     taken = take_turns(runs, pixels, asked.rounds)
-    middle = {name: statistics.median(each) for name, each in taken.items()}
+    first = taken["our ONNX, gridsample"]
     for name, run in runs.items():
-        apart, ratio = float((run(pixels) - reference).abs().max()), middle[name] / middle["our ONNX, gridsample"]
-        times = f"{middle[name]:8.1f} ms, best {min(taken[name]):8.1f} ms"
-        print(f"{name:22s} {times}, {ratio:5.2f} x our ONNX gridsample, logits within {apart:.1e}")
+        told = [
+            f"{kind} {statistics.median(mine):8.1f} ms ({statistics.median(mine) / statistics.median(its):5.2f})"
+            for kind, mine, its in zip(("wall", "CPU"), taken[name], first, strict=True)
+        ]
+        apart = float((run(pixels) - reference).abs().max())
+        print(f"{name:22s} {'; '.join(told)}; best {min(taken[name].wall):8.1f} ms; logits within {apart:.1e}")
     for form, onnx in files.items() if asked.profile else ():
         print(form, *(f"{name} {spent:.1f}" for name, spent in by_operator(onnx, asked.threads, pixels, folder)[:12]))
 
