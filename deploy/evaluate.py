@@ -49,8 +49,9 @@ def open_exported(path: Path, given: Mapping[str, Any], action: Action, *, threa
         described, batches = sidecar.engine_model(path, engine), engine.batch_range
     else:
         described = sidecar.require_onnx(path)
+    _check_size(path, described.size, given, action)
     itself = described.as_checkpoint(path)
-    spec = _batched(_sized(adopt(itself, given), path, described.size, given, action), path, batches, action)
+    spec = _batched(_sized(adopt(itself, given), described.size, action), path, batches, action)
     ids = getattr(spec, action).gpu_ids
     graph = open_graph(path, gpu_id=ids[0] if ids else 0, threads=threads)
     return Exported(graph, spec, itself.classes)
@@ -141,16 +142,16 @@ def named_file(given: Mapping[str, Any], action: Action) -> Path:
     raise SpecError([f"`{action}.checkpoint` must name a checkpoint, but is unset; set it, or give --from RUN."])
 
 
-def _sized(
-    spec: ExperimentSpec, path: Path, size: tuple[int, int], given: Mapping[str, Any], action: Action
-) -> ExperimentSpec:
-    """Every image exactly as large as the graph wants it, with nothing around it. SpecError where the user wants
-    another size."""
+def _check_size(path: Path, size: tuple[int, int], given: Mapping[str, Any], action: Action) -> None:
     for name, own in zip(("input_height", "input_width"), size, strict=True):
         asked = (given.get(action) or {}).get(name)
         if asked is not None and asked != own:
             problem = f"`{action}.{name}` must be that of the file, but is {asked} and `{path}` takes {own}; "
             raise SpecError([problem + "leave it out, or export at the size wanted."])
+
+
+def _sized(spec: ExperimentSpec, size: tuple[int, int], action: Action) -> ExperimentSpec:
+    """Every image exactly as large as the graph wants it, with nothing around it."""
     unpadded = replace(spec.dataset.augmentation, fixed_padding=False, pad_size_divisor=None)
     section = replace(getattr(spec, action), input_height=size[0], input_width=size[1])
     return replace(spec, dataset=replace(spec.dataset, augmentation=unpadded), **{action: section})

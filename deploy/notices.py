@@ -16,7 +16,6 @@ SECTIONS: Mapping[str, type] = {
 UNUSED: Mapping[str, str] = {
     "export.gpu_id": "the export is traced on the CPU, and the file is the same",
     "export.on_cpu": "the export is traced on the CPU, and the file is the same",
-    "gen_trt_engine.tensorrt.calibration": "INT8 is not part of this version",
     "deploy": "the winner is handed over in FP32",
     "quantize.device": "weights and graphs are quantised on the CPU, and the numbers are the same",
 }

@@ -227,15 +227,9 @@ def graph_detector(graph: GraphPredictor, spec: ExperimentSpec) -> Detector:
     def selected(batch: ImageBatch) -> Detections:
         found = graph.run(graph_input(graph, batch, spec))
         scores, labels, boxes = (found[name] for name in SELECTED)
-        kept = spec.model.num_select
-        if kept > scores.shape[1]:
-            raise ValueError(
-                f"`model.num_select` must be at most {scores.shape[1]}, which is what this graph selects, but is "
-                f"{kept}; leave it out, or export again."
-            )
         height, width = graph.size
         scale = original_sizes(batch).flip(1).repeat(1, 2) / torch.tensor([width, height] * 2)  # x, y, x, y
-        return Detections(scores[:, :kept], labels[:, :kept].long(), (boxes.float() * scale[:, None])[:, :kept])
+        return Detections(scores, labels.long(), boxes.float() * scale[:, None])
 
     return selected if graph.outputs == SELECTED else raw
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import onnx as onnx_format
 import pytest
+import torch
 
 from deploy import network, sidecar, timing, trt
 from deploy.engine import EngineReport, build_engine
+from deploy.evaluate import evaluate_file
 from deploy.export import export_onnx
 from deploy.gen_trt_engine import gen_trt_engine_action
+from deploy.runtime import open_graph
 from deploy.spec import CalibrationSpec, GenTrtEngineSpec, TensorRTSpec
 from model.checkpoint import sha256
 from model.spec import Source
@@ -102,15 +105,32 @@ def test_a_graph_of_another_precision_is_refused(engines: Mapping[str, EngineRep
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph of two images at once that takes bytes and selects by itself."""
+    path = tmp_path_factory.mktemp("whole") / "whole.onnx"
+    export_onnx(tiny_checkpoint, path, height=64, width=64, batch_size=2, postprocess=True, input_dtype="uint8")
+    return path
+
+
 @needs_tensorrt
-def test_a_fixed_batch_keeps_its_own(checkpoint: Path, tmp_path: Path) -> None:
-    """And a graph that takes bytes and selects by itself is built like any other."""
-    onnx = tmp_path / "fixed.onnx"
-    export_onnx(checkpoint, onnx, height=64, width=64, batch_size=2, postprocess=True, input_dtype="uint8")
-    report = build_engine(onnx, tmp_path / "fixed.engine", batch_size=2)
+def test_a_fixed_batch_keeps_its_own(whole: Path, tmp_path: Path) -> None:
+    report = build_engine(whole, tmp_path / "fixed.engine", batch_size=2)
     assert sidecar.require_engine(report.engine).batch_range == (2, 2)
+    assert report.contents.precision == "FP32"
     with pytest.raises(ValueError, match=r"`gen_trt_engine.batch_size` .* is 3 and .* has 2"):
-        build_engine(onnx, tmp_path / "fixed.engine", batch_size=3)
+        build_engine(whole, tmp_path / "fixed.engine", batch_size=3)
+
+
+def test_every_form_of_graph_scores_alike(onnx: Path, whole: Path, pictures: Source) -> None:
+    """Bytes in and detections out, chosen in the graph or after it: the metric sees the same of all seven images."""
+    graph = open_graph(whole)
+    assert (graph.dtype, graph.outputs, graph.batch_range) == (torch.uint8, ("scores", "labels", "boxes"), (2, 2))
+    data = {"image_dir": pictures.image_dir, "json_file": pictures.json_file}
+    given = {"dataset": {"test_data_sources": data, "batch_size": 4}}
+    (expected, plain), (found, other) = (evaluate_file(each, given, threads=1) for each in (onnx, whole))
+    assert found.numbers == pytest.approx(expected.numbers, abs=1e-3)
+    assert other.rows().shape == plain.rows().shape == (7 * 50, 7)
 
 
 def truncated(onnx: Path, folder: Path) -> Path:

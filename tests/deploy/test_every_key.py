@@ -15,17 +15,16 @@ import onnx as onnx_format
 import pytest
 
 from deploy import sidecar
-from deploy.engine import check_options
 from deploy.export import export_action
 from deploy.gen_trt_engine import gen_trt_engine_action
 from deploy.notices import SECTIONS, UNUSED, notices
 from deploy.quantize import WEIGHTS, quantize_action
 from deploy.quantize import check as check_quantize
-from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec, QuantizeSpec, TensorRTSpec
+from deploy.spec import CalibrationSpec, DeploySpec, ExportSpec, GenTrtEngineSpec, QuantizeSpec, TensorRTSpec
 from hpo.actions import _folder
 from hpo.spec import read_request
 from model.checkpoint import read_checkpoint
-from model.spec import ExperimentSpec
+from model.spec import ExperimentSpec, Source
 from schemas import dotted
 from schemas.fields import members
 
@@ -36,13 +35,16 @@ HONOURED = {
     "gen_trt_engine.onnx_file", "gen_trt_engine.trt_engine", "gen_trt_engine.batch_size", "gen_trt_engine.verbose",
     "gen_trt_engine.tensorrt.workspace_size", "gen_trt_engine.tensorrt.min_batch_size",
     "gen_trt_engine.tensorrt.opt_batch_size", "gen_trt_engine.tensorrt.max_batch_size",
+    "gen_trt_engine.results_dir", "gen_trt_engine.gpu_id", "gen_trt_engine.timing_cache",
+    "gen_trt_engine.tensorrt.data_type", "gen_trt_engine.tensorrt.layers_precision",
+    "gen_trt_engine.tensorrt.calibration.cal_image_dir", "gen_trt_engine.tensorrt.calibration.cal_cache_file",
+    "gen_trt_engine.tensorrt.calibration.cal_batch_size", "gen_trt_engine.tensorrt.calibration.cal_batches",
+    "gen_trt_engine.tensorrt.calibration.method",
     "quantize.mode", "quantize.layers", "quantize.skip_names", "quantize.model_path", "quantize.results_dir",
 }  # fmt: skip
 REFUSED = {
     "export.format": "xdl",
     "export.input_channel": 1,
-    "gen_trt_engine.tensorrt.data_type": "FP16",
-    "gen_trt_engine.tensorrt.layers_precision": ("a:fp16",),
     "quantize.backend": "modelopt.onnx",
     "quantize.algorithm": "awq_lite",
     "quantize.backend_kwargs": {"x": 1},
@@ -50,14 +52,6 @@ REFUSED = {
 OTHER: dict[str, Any] = {
     "export.gpu_id": 1,
     "export.on_cpu": True,
-    "gen_trt_engine.results_dir": "x",
-    "gen_trt_engine.gpu_id": 1,
-    "gen_trt_engine.timing_cache": "x",
-    "gen_trt_engine.tensorrt.calibration.cal_image_dir": ["x"],
-    "gen_trt_engine.tensorrt.calibration.cal_cache_file": "x",
-    "gen_trt_engine.tensorrt.calibration.cal_batch_size": 2,
-    "gen_trt_engine.tensorrt.calibration.cal_batches": 2,
-    "gen_trt_engine.tensorrt.calibration.method": "entropy",
     "deploy.precisions": ["FP16"],
     "deploy.max_drop.fp32": 0.5,
     "deploy.max_drop.fp16": 0.5,
@@ -105,12 +99,10 @@ def test_what_cannot_be_done_is_refused(key: str, checkpoint: Path, tmp_path: Pa
         with pytest.raises(ValueError, match=f"`{key}` must be"):
             export_action(ExperimentSpec(), wanted)
         assert not target.exists()
-    elif section == "quantize":
+    else:
+        assert section == "quantize"
         with pytest.raises(ValueError, match=f"`{key}` must be"):
             check_quantize(replace(QuantizeSpec(model_path=str(checkpoint)), **{name: REFUSED[key]}))
-    else:
-        with pytest.raises(ValueError, match=f"`{key}` (must|cannot)"):
-            check_options(replace(TensorRTSpec(), **{name: REFUSED[key]}))
 
 
 def test_what_the_export_honours(checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -163,20 +155,58 @@ def test_what_the_quantisation_honours(checkpoint: Path, tmp_path: Path) -> None
         layers(mode="static_ptq")
 
 
-def test_what_the_build_honours(onnx: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_the_build_honours(
+    onnx: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("tensorrt_rtx", reason="an engine is built where TensorRT is installed")
     wanted = GenTrtEngineSpec(
         onnx_file=str(onnx),
         trt_engine=str(tmp_path / "model.engine"),
+        timing_cache=str(tmp_path / "timings"),
+        verbose=True,
         tensorrt=TensorRTSpec(workspace_size=48, min_batch_size=2, opt_batch_size=3, max_batch_size=4),
     )
     report = gen_trt_engine_action(wanted, {})
-    quiet = capfd.readouterr()
+    said = capfd.readouterr().out
+    assert "[VERBOSE]" in said  # the builder's own words
+    assert "gen_trt_engine.timing_cache" in said
     found = json.loads(report.sidecar.read_text())
     assert found["workspace_mb"] == 48
     assert [found["shapes"][name][0] for name in ("min", "opt", "max")] == [2, 3, 4]
-    gen_trt_engine_action(replace(wanted, verbose=True), {})
-    loud = capfd.readouterr()
-    assert len(loud.out + loud.err) > len(quiet.out + quiet.err)
     with pytest.raises(ValueError, match=r"gen_trt_engine\.batch_size"):
         gen_trt_engine_action(replace(wanted, batch_size=7), {})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(ValueError, match="`gpu_id` must name a GPU of this machine, but is 5 of 2"):
+        gen_trt_engine_action(replace(wanted, gpu_id=5, verbose=False), {})
+
+
+def test_what_a_conversion_honours(
+    onnx: Path, pictures: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def lower(*places: Any, **keys: Any) -> None:
+        seen.append((*places, keys))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("deploy.gen_trt_engine.lower", lower)
+    calibration = CalibrationSpec(
+        cal_image_dir=(pictures.image_dir,),
+        cal_cache_file=str(tmp_path / "cache.json"),
+        cal_batch_size=3,
+        cal_batches=2,
+        method="entropy",
+    )
+    tensorrt = TensorRTSpec(data_type="INT8", layers_precision=("a:fp32",), calibration=calibration)
+    engine = tmp_path / "model.engine"
+    wanted = GenTrtEngineSpec(onnx_file=str(onnx), trt_engine=str(engine), tensorrt=tensorrt)
+    with pytest.raises(ValueError, match="enough"):
+        gen_trt_engine_action(wanted, {}, tmp_path / "results")
+    ((source, target, precision, keys),) = seen
+    assert (source, target, precision) == (onnx, tmp_path / "model.int8.onnx", "INT8")
+    assert (keys["images"].count, keys["images"].batch_size) == (6, 3)
+    assert {path.parent for path in keys["images"].paths} == {Path(pictures.image_dir)}
+    assert (keys["method"], keys["layers_precision"]) == ("entropy", ("a:fp32",))
+    assert keys["cache"] == tmp_path / "cache.json"
+    assert json.loads((tmp_path / "results" / "status.json").read_text().splitlines()[-1])["status"] == "FAILURE"

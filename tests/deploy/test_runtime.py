@@ -12,12 +12,9 @@ import torch
 from onnx import TensorProto, helper
 
 from deploy import runtime, trt
-from deploy.evaluate import evaluate_file
-from deploy.export import export_onnx
 from deploy.runtime import EngineError, EnginePredictor, NoGpuError, OnnxPredictor, open_graph
 from deploy.sidecar import FORMAT_VERSION, EngineSidecar, path_of
 from model.checkpoint import sha256
-from model.spec import Source
 
 
 def doubler(path: Path, *, batch: int | str, name: str = "inputs", height: int | str = 2) -> Path:
@@ -204,20 +201,3 @@ def test_an_engine_is_refused_by_its_sidecar_before_it_is_tried(
     path_of(path).unlink()
     with pytest.raises(ValueError, match=r"must come with `model\.engine\.json`"):
         EnginePredictor.open(path)
-
-
-def test_every_form_of_graph_scores_alike(checkpoint: Path, onnx: Path, pictures: Source, tmp_path: Path) -> None:
-    """Bytes in and detections out, chosen in the graph or after it: the metric sees the same."""
-    data = {"image_dir": pictures.image_dir, "json_file": pictures.json_file}
-    given = {"dataset": {"test_data_sources": data, "batch_size": 4}}
-    path = tmp_path / "whole.onnx"
-    export_onnx(checkpoint, path, height=64, width=64, postprocess=True, input_dtype="uint8")
-    graph = open_graph(path)
-    assert (graph.dtype, graph.outputs) == (torch.uint8, ("scores", "labels", "boxes"))
-    (expected, plain), (found, whole) = (evaluate_file(each, given, threads=1) for each in (onnx, path))
-    assert found.numbers == pytest.approx(expected.numbers, abs=1e-3)
-    assert whole.rows().shape == plain.rows().shape
-    _, some = evaluate_file(path, {**given, "model": {"num_select": 7}}, threads=1)
-    assert some.rows().shape == (7 * 7, 7)
-    with pytest.raises(ValueError, match=r"`model.num_select` must be at most 50, .* but is 60"):
-        evaluate_file(path, {**given, "model": {"num_select": 60}}, threads=1)

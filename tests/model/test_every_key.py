@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from deploy.evaluate import evaluate_action
+from deploy.inference import inference_action
 from model import launch
 from model.batch import ImageBatch, Target
 from model.checkpoint import read_checkpoint, read_raw
@@ -617,6 +619,20 @@ def _(bench: Bench) -> None:
         measured(latency_batch_sizes=[0])
 
 
+def an_engine_comes_before_the_checkpoint(action: Callable[..., object], name: str) -> Row:
+    """What it needs to run is in tests/deploy."""
+
+    def check(bench: Bench) -> None:
+        with pytest.raises(ValueError, match=r"an engine must exist, but there is no file `nowhere\.engine`"):
+            action({name: {"trt_engine": "nowhere.engine", "checkpoint": "nowhere.pth"}}, bench.folder / name)
+
+    return check
+
+
+row("evaluate.trt_engine")(an_engine_comes_before_the_checkpoint(evaluate_action, "evaluate"))
+row("inference.trt_engine")(an_engine_comes_before_the_checkpoint(inference_action, "inference"))
+
+
 @row("inference.checkpoint")
 def _(bench: Bench) -> None:
     result, _ = bench.train({"train.is_dry_run": True})
@@ -686,8 +702,8 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "wandb.name": "x", "wandb.run_id": "x", "model.clip_max_norm": 1.0, "model.dld_model_dir_path": "x",
     "dataset.dataset_type": "default", "train.input_width": 9, "train.input_height": 9,
     "train.verbose": True, "train.optim.monitor_name": "train_loss", "evaluate.num_gpus": 2, "evaluate.gpu_ids": [1],
-    "evaluate.num_nodes": 2, "evaluate.trt_engine": "x", "inference.num_gpus": 2, "inference.gpu_ids": [1],
-    "inference.num_nodes": 2, "inference.trt_engine": "x",
+    "evaluate.num_nodes": 2, "inference.num_gpus": 2, "inference.gpu_ids": [1],
+    "inference.num_nodes": 2,
 }  # fmt: skip
 
 
