@@ -34,8 +34,8 @@ class Chosen(NamedTuple):
 
 
 class Drift:
-    """Called with a graph: its distance from `model` on `images`, which are kept in memory. Infinite where the graph
-    gives what is no number.
+    """Called with a graph: its distance from `model` on `images`, which are kept in memory, or on the first `count` of
+    them. Infinite where the graph gives what is no number.
 
     The distance of a detection is the largest difference of a score or of a box coordinate (both in 0..1) from the
     nearest detection of the other graph, so that an order means nothing; the mean over all detections weighs each with
@@ -43,13 +43,13 @@ class Drift:
     """
 
     def __init__(self, model: ModelProto, images: CalibrationImages) -> None:
-        self._batches = list(images)
+        self._batches = list(images.one_by_one())
         self._scale = images.size
-        self._expected = self._detections(model)
+        self._expected = self._detections(model, None)
 
-    def __call__(self, model: ModelProto) -> float:
+    def __call__(self, model: ModelProto, count: int | None = None) -> float:
         distance = weight = 0.0
-        for (expected, certain), (found, _) in zip(self._expected, self._detections(model), strict=True):
+        for (expected, certain), (found, _) in zip(self._expected, self._detections(model, count), strict=False):
             for one, sure, other in zip(expected, certain, found, strict=True):
                 if not np.isfinite(other).all():
                     return math.inf
@@ -57,9 +57,9 @@ class Drift:
                 weight += float((sure**2).sum())
         return distance / weight
 
-    def _detections(self, model: ModelProto) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _detections(self, model: ModelProto, count: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
         opened = session(model)
-        return [detections(run(opened, batch), self._scale) for batch in self._batches]
+        return [detections(run(opened, batch), self._scale) for batch in self._batches[:count]]
 
 
 def detections(outputs: Mapping[str, np.ndarray], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -139,10 +139,13 @@ class _Judge:
         onnx: Path,
     ) -> None:
         self._described, self._precision, self._score = described, precision, score
-        compared = images.first(COMPARED)
-        self._drift, self.rank = Drift(model, compared), Drift(model, compared.first(RANKED))
+        self._drift = Drift(model, images.first(COMPARED))
         self._max_drop = MaxDropSpec().of(precision) if max_drop is None else max_drop
         self.reference = score(onnx) if score is not None and reference is None else reference
+
+    def rank(self, model: ModelProto) -> float:
+        """How far it moves, on few images."""
+        return self._drift(rounded(model), RANKED)
 
     def __call__(self, model: ModelProto) -> Verdict:
         model = rounded(model)

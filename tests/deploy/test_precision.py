@@ -40,42 +40,48 @@ def of(onnx: Path, folder: Path, count: int) -> CalibrationImages:
     return from_folders([str(folder)], batch_size=count, batches=1, described=sidecar.require_onnx(onnx))
 
 
-@pytest.mark.parametrize("attention", ["gridsample", "gather"])
+@pytest.mark.parametrize(
+    ("attention", "kind", "limit"),
+    [
+        ("gridsample", "FP16", 0.002),
+        ("gridsample", "INT8", 0.03),
+        ("gather", "FP16", 0.002),
+        pytest.param("gather", "INT8", 0.03, marks=pytest.mark.slow),
+    ],
+)
 def test_both_forms_in_both_precisions(
-    attention: str, checkpoint: Path, onnx: Path, pictures: Source, tmp_path: Path
+    attention: str, kind: str, limit: float, checkpoint: Path, onnx: Path, pictures: Source, tmp_path: Path
 ) -> None:
     if attention != "gridsample":
         onnx = tmp_path / "model.onnx"
         export_onnx(checkpoint, onnx, height=64, width=64, attention=attention)
-    images = of(onnx, Path(str(pictures.image_dir)), 4)
-    for kind, limit in (("FP16", 0.002), ("INT8", 0.03)):
-        made = lower(onnx, tmp_path / "new" / f"{kind}.onnx", kind, images=images)
-        assert (made.kept, made.score) == ({}, None)
-        assert 0 < made.drift < limit
-        described = sidecar.require_onnx(made.onnx)
-        assert described.precision == kind
-        assert described.lowered is not None
-        assert described.lowered["from_sha256"] == sha256(onnx)
-        assert described.lowered["calibration"]["sha256"] == images.digest
-        assert described.lowered["drift"] == made.drift
-        graph = onnx_format.load(made.onnx).graph
-        operators = Counter(each.op_type for each in graph.node)
-        constants = Counter(each.data_type for each in graph.initializer)
-        counted = described.lowered["counts"]
-        assert [counted[name] for name in ("nodes", "q", "dq")] == [
-            len(graph.node), operators["QuantizeLinear"], operators["DequantizeLinear"]
-        ]  # fmt: skip
-        if kind == "INT8":
-            assert counted["quantised"] == made.quantised == len(int8.layers(load(onnx)))
-            assert 30 < counted["int8_weights"] == counted["dq"] - counted["q"] <= made.quantised  # some share theirs
-            assert constants[onnx_format.TensorProto.INT8] >= counted["int8_weights"]
-        else:
-            assert counted["float16_constants"] == constants[onnx_format.TensorProto.FLOAT16] > 100
-            assert made.onnx.stat().st_size < 0.7 * onnx.stat().st_size
-        parsed(made.onnx)
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        "FP16.onnx", "FP16.onnx.json", "INT8.onnx", "INT8.onnx.json"
+    images = of(onnx, Path(str(pictures.image_dir)), 3)
+    made = lower(onnx, tmp_path / "new" / f"{kind}.onnx", kind, images=images)
+    assert (made.kept, made.score) == ({}, None)
+    assert 0 < made.drift < limit
+    described = sidecar.require_onnx(made.onnx)
+    assert described.precision == kind
+    assert described.lowered is not None
+    assert described.lowered["from_sha256"] == sha256(onnx)
+    assert described.lowered["calibration"]["sha256"] == images.digest
+    assert described.lowered["drift"] == made.drift
+    graph = onnx_format.load(made.onnx).graph
+    operators = Counter(each.op_type for each in graph.node)
+    constants = Counter(each.data_type for each in graph.initializer)
+    counted = described.lowered["counts"]
+    assert [counted[name] for name in ("nodes", "q", "dq")] == [
+        len(graph.node), operators["QuantizeLinear"], operators["DequantizeLinear"]
     ]  # fmt: skip
+    if kind == "INT8":
+        assert counted["quantised"] == made.quantised == len(int8.layers(load(onnx)))
+        assert 30 < counted["int8_weights"] == counted["dq"] - counted["q"] <= made.quantised  # some share theirs
+        assert constants[onnx_format.TensorProto.INT8] >= counted["int8_weights"]
+    else:
+        assert counted["float16_constants"] == constants[onnx_format.TensorProto.FLOAT16] > 100
+        assert made.onnx.stat().st_size < 0.7 * onnx.stat().st_size
+    parsed(made.onnx)
+    names = [f"{kind}.onnx", f"{kind}.onnx.json"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
 
 
 def parsed(onnx: Path) -> None:
@@ -252,11 +258,12 @@ def test_what_cannot_be_lowered(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_graphs_that_normalise_and_select(checkpoint: Path, pictures: Source, tmp_path: Path) -> None:
     """uint8 in, chosen detections out, of fixed batch: nothing of it is in the way."""
     onnx = tmp_path / "model.onnx"
     export_onnx(checkpoint, onnx, height=64, width=64, batch_size=2, postprocess=True, input_dtype="uint8")
-    made = lower(onnx, tmp_path / "half.onnx", "FP16", images=of(onnx, Path(str(pictures.image_dir)), 4))
+    made = lower(onnx, tmp_path / "half.onnx", "FP16", images=of(onnx, Path(str(pictures.image_dir)), 3))
     assert made.drift < 0.005
     graph = onnx_format.load(made.onnx).graph
     assert [each.type.tensor_type.elem_type for each in graph.input] == [onnx_format.TensorProto.UINT8]
@@ -267,7 +274,7 @@ def test_graphs_that_normalise_and_select(checkpoint: Path, pictures: Source, tm
 @needs_tensorrt
 def test_a_mixture_of_three_types_builds(onnx: Path, pictures: Source, tmp_path: Path) -> None:
     layers = ["*:fp16", "*/Conv:int8", "*/linear?/MatMul:int8", "*bbox_embed*:fp32"]
-    images = of(onnx, Path(str(pictures.image_dir)), 4)
+    images = of(onnx, Path(str(pictures.image_dir)), 3)
     made = lower(onnx, tmp_path / "mixed.onnx", "INT8", images=images, layers_precision=layers)
     library: Any = trt.load().api
     log = trt.message_log(library)
