@@ -49,7 +49,7 @@ class Store:
     def put_folder(self, bucket: str, root: str, folder: Path) -> str:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                self.put(bucket, f"{root}/{path.relative_to(folder).as_posix()}", path)
+                self.put(bucket, f"{root}/{path.relative_to(folder).as_posix()}".lstrip("/"), path)
         return f"s3://{bucket}/{root}"
 
     def gets(self, uri: str) -> list[str | None]:
@@ -100,9 +100,9 @@ class Wire:
     def _carry(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 15):
-                cut = answers and self._count(len(data))
-                sink.sendall(data)
-                if cut:
+                passed = self._passed(len(data)) if answers else len(data)
+                sink.sendall(data[:passed])
+                if passed < len(data):
                     if self.resets:
                         sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                         sink.shutdown(socket.SHUT_RD)  # wakes the thread of the other direction, which closes it too
@@ -115,22 +115,20 @@ class Wire:
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
-    def _count(self, size: int) -> bool:
-        """Whether the connection is to be cut after this."""
+    def _passed(self, size: int) -> int:
+        """How many of so many bytes come through; the connection is to be cut where they are not all."""
         self._going.wait()
         with self._lock:
+            if self.cuts and self.cuts[0] < size:
+                size = self.cuts.pop(0)
+            elif self.cuts:
+                self.cuts[0] -= size
             self.carried += size
             if self.hold is not None:
                 self.hold -= size
                 if self.hold <= 0:
                     self._going.clear()
-            if not self.cuts:
-                return False
-            self.cuts[0] -= size
-            if self.cuts[0] <= 0:
-                self.cuts.pop(0)
-                return True
-            return False
+            return size
 
 
 def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:

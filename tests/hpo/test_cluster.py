@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +15,9 @@ from hpo.cluster import Node, Share, share
 from hpo.errors import ClusterError
 from hpo.sweep_spec import SweepSpec
 from model.spec import ExperimentSpec
+
+if TYPE_CHECKING:
+    from tests.store import Store
 
 
 def node(cpus: int, gpus: float = 0.0) -> Node:
@@ -139,6 +142,7 @@ def needs(tmp_path: Path) -> dict[str, Any]:
         "code": cluster.code_digest(),
         "versions": cluster._versions(),
         "paths": {},
+        "remote": {},
         "tracking": f"sqlite:///{tmp_path}/mlflow.db",
         "node": "abc",
         "gpus": 0.0,
@@ -191,6 +195,30 @@ def test_data_that_is_missing_or_other(needs: dict[str, Any], digits_spec: dict[
     ]
     assert "cannot be read there; put it where every node has it" in errors[0]
     assert "is another file there than on the driver; copy it again" in errors[1]
+
+
+def test_data_in_s3_that_is_missing_or_other(
+    needs: dict[str, Any], s3: "Store", digits_spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDETR_CACHE", str(tmp_path / "cache"))
+    images, labels = s3.put("nodes", "images.tar.gz", b"no archive"), s3.put("nodes", "a.json", b"{}")
+    digits_spec["dataset"]["train_data_sources"] = [{"image_dir": images, "json_file": labels}]
+    spec = ExperimentSpec.from_dict(digits_spec)
+    named = cluster._remote(spec)
+    assert list(named) == [f"dataset.train_data_sources[0].{key}" for key in ("image_dir", "json_file")]
+    assert not set(named) & set(cluster._paths(spec))
+    assert cluster.look_around({**needs, "remote": named})["errors"] == []
+    s3.put("nodes", "a.json", b"{} ")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    first, _ = cluster.look_around({**needs, "remote": named})["errors"]
+    assert "`dataset.train_data_sources[0].image_dir`: `s3://nodes/images.tar.gz` needs credentials" in first
+    assert "on every machine that reads it" in first
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
+    (other,) = cluster.look_around({**needs, "remote": named})["errors"]
+    assert "s3://nodes/a.json holds something else there than on the driver; set AWS_ENDPOINT_URL" in other
+    (broken,) = cluster.stage_here(cluster._sources(spec) | {"x.json_file": labels})[:1]
+    assert "`s3://nodes/images.tar.gz` is not a readable tar archive" in broken
+    assert list((tmp_path / "cache" / "s3").rglob("a.json"))
 
 
 def test_warnings_stop_nothing(needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hpo.datasets import FILE, Dataset, datasets_of, joint_digest, known
 from model.spec import ExperimentSpec
+
+if TYPE_CHECKING:
+    from tests.store import Store
 
 
 @pytest.fixture
@@ -75,6 +79,16 @@ def test_an_archive_counts_by_its_size(data: Path) -> None:
         (data / "images.tar.gz").write_bytes(content)
         both.append(datasets_of(ExperimentSpec.from_dict({"dataset": {"train_data_sources": [spec]}}))[0].digest)
     assert both[0] != both[1]
+
+
+def test_the_same_data_in_s3(data: Path, s3: "Store", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDETR_CACHE", str(data / "cache"))
+    s3.put_folder("datasets", "some/train", data / "train")
+    source = {"image_dir": "s3://datasets/some/train/images", "json_file": "s3://datasets/some/train/annotations.json"}
+    (found,) = datasets_of(ExperimentSpec.from_dict({"dataset": {"train_data_sources": [source]}}))
+    assert found.digest == digests(data)[0]
+    assert (found.name, found.source) == ("train/annotations", source["json_file"])
+    assert all("images" not in each.path for each in s3.asked if each.method == "GET"), "no image is downloaded"
 
 
 def test_a_run_keeps_what_it_began_with(data: Path, tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_giving_up_keeps_what_is_there(
 ) -> None:
     uri = s3.put("given", "images.tar", pack(tmp_path / "a.tar", {"a.bin": BIG}))
     monkeypatch.setattr(remote, "RETRIES", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     wire.cuts = [1_000_000, 1, 1]
     with pytest.raises(Unreachable, match=r"given/images.tar` must be downloaded whole, but .* lost 2 times in a row"):
         local(uri)
