@@ -5,6 +5,7 @@ The folder of runs is the store. A job is `RUN`, a trial `RUN/7`, an action's fo
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import RunError
-from hpo.runs import BEST, HANDOFF, SWEEP, find_run, read_sections
+from hpo.runs import BEST, HANDOFF, find_run, read_sections
 from schemas import dotted, yamlio
 
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine", "quantize")
@@ -44,14 +45,18 @@ def find_job(name: str, root: Path = Path("runs")) -> Job:
     if path.is_file():
         base, file = path.parent, path.resolve()  # the link to the latest means what it points to now
         return Job(id=name, folder=base, store=_store(base), files=(file,), spec=_spec(base, file))
-    if (path / SWEEP).is_file() or (path / "trials").is_dir():
-        return _run(path)
-    run = next((each for each in path.parents if (each / "trials").is_dir()), None)
+    run = next((each for each in path.parents if _is_run(each)), None)
     number = path.name if run is not None and path.parent.name == "trials" else None
     known = name if run is None else f"{run.name}/{number or path.relative_to(run)}"
+    if _is_run(path) or (path / HANDOFF).is_file():
+        return _run(path, known if run else path.name)
     files = tuple(path / each for each in ranked(_names(path)))
     spec = {**_spec(path, files[0] if files else None), **({} if run is None else read_sections(run))}
     return Job(id=known, folder=path, store=_store(path), files=files, spec=spec)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "trials").is_dir() and (folder / "spec.yaml").is_file()
 
 
 def ranked(names: Iterable[str]) -> list[str]:
@@ -87,16 +92,17 @@ def is_numbered(file: Path) -> bool:
     return _NUMBERED.fullmatch(file.name) is not None
 
 
-def _run(run: Path) -> Job:
-    """Of a search or a plain training: the winner, and what was made of it."""
+def _run(run: Path, known: str) -> Job:
+    """Of a search, a plain training or one of a search's trade-offs: the winner, and what was made of it."""
     handoff = run / HANDOFF
-    made = [run / each for each in ranked(_names(run)) if not each.endswith(".pth")]
+    others = [run / each for each in ranked(_names(run)) if not each.endswith(".pth")]
     if not handoff.is_file():
-        return Job(id=run.name, folder=run, store=run.parent, files=tuple(made), unfinished=True)
-    winner = run / str(json.loads(handoff.read_text(encoding="utf-8"))["checkpoint"])
-    spec = {**_spec(winner.parent, winner), **read_sections(run)}
+        return Job(id=known, folder=run, store=_store(run), files=tuple(others), unfinished=True)
+    winner = Path(os.path.normpath(run / str(json.loads(handoff.read_text(encoding="utf-8"))["checkpoint"])))
+    whole = next((each for each in (run, *run.parents) if _is_run(each)), run)
+    spec = {**_spec(winner.parent, winner), **read_sections(whole)}
     there = (winner,) if winner.is_file() else ()
-    return Job(id=run.name, folder=run, store=run.parent, files=(*there, *made), spec=spec)
+    return Job(id=known, folder=run, store=_store(run), files=(*there, *others), spec=spec)
 
 
 def _names(folder: Path) -> list[str]:
@@ -122,7 +128,7 @@ def _located(name: str, root: Path) -> Path:
 
 
 def _store(folder: Path) -> Path:
-    run = next((each for each in (folder, *folder.parents) if (each / "trials").is_dir()), None)
+    run = next((each for each in (folder, *folder.parents) if _is_run(each)), None)
     return folder.parent if run is None else run.parent
 
 

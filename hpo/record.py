@@ -40,7 +40,7 @@ def _ending(arguments: argparse.Namespace, action: str) -> Iterator[None]:
     except BaseException as error:  # recorded and passed on
         folder = getattr(arguments, "results", None) or _likely(arguments, action)
         if folder is not None:
-            with contextlib.suppress(OSError):  # the folder itself may be the trouble
+            with contextlib.suppress(OSError, ValueError):  # the folder itself may be the trouble, or what is in it
                 StatusLog(folder).fail(action, error)
         raise
 

@@ -158,7 +158,7 @@ def read_request(
     of_data: list[str] = []
     if data:
         spec, summary, of_data = _with_data(raw, spec, wrong)
-    found = [*problems, *_name_problems(sweep), *wrong.values(), *sections.problems, *of_data]
+    found = [*problems, *_name_problems(sweep), *wrong.values(), *sections.problems, *of_data, *_locked(raw, action)]
     if action == "train":
         # A rule between keys says nothing while one of them is wrong.
         names = {name.rpartition(".")[2] for name in wrong}
@@ -180,6 +180,16 @@ def read_request(
         parent=parent,
         inferred=inferred,
     )
+
+
+def _locked(raw: Mapping[str, Any], action: str) -> list[str]:
+    """A problem for each exported file to read that is encrypted; of a checkpoint, whoever reads it says so."""
+    named = {rule.key: str(dotted.get(raw, rule.key)) for rule in rules(action) if rule.files}
+    return [
+        f"`{name}` must not be encrypted, but is {value}; export the model unencrypted, as .onnx."
+        for name, value in named.items()
+        if value.endswith(".etlt")
+    ]
 
 
 def _stated(path: Path | None, document: yamlio.Document, action: str) -> set[str]:

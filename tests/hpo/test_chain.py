@@ -12,6 +12,7 @@ from hpo.chain import RESOLVERS, Context, Rule, infer
 from hpo.errors import RunError
 from hpo.jobs import Job, find_job, ranked
 from hpo.spec import read_request
+from model.errors import SpecError
 from schemas import dotted, packaged
 
 RUNS = Path("/runs")
@@ -256,6 +257,25 @@ def test_a_request_with_a_parent(store: Path, tmp_path: Path) -> None:
     request = read_request(spec, words, action="export", flags={"run": str(store / "quick")})
     section = request.sections["export"]
     assert (section.checkpoint, section.onnx_file) == (str(tmp_path / "other.pth"), f"{tmp_path}/out/export/model.onnx")
+
+
+@pytest.mark.parametrize("key", ["gen_trt_engine.onnx_file", "evaluate.checkpoint", "quantize.model_path"])
+def test_an_encrypted_export_is_refused_by_name(key: str) -> None:
+    with pytest.raises(
+        SpecError, match=rf"`{key}` must not be encrypted, but is /x/model\.etlt; .*on the command line"
+    ):
+        read_request(None, [f"{key}=/x/model.etlt"], action=key.partition(".")[0])
+
+
+def test_a_trade_off_of_a_search(store: Path) -> None:
+    front = store / "quick" / "front" / "0"
+    front.mkdir(parents=True)
+    (front / "handoff.json").write_text(json.dumps({"checkpoint": "../../trials/0/model_best.pth"}))
+    (front / "model.onnx").touch()
+    found = find_job("quick/front/0")
+    assert (found.id, found.store) == ("quick/front/0", store)
+    assert found.files[0] == store / "quick" / "trials" / "0" / "model_best.pth"
+    assert (found.spec["model"]["num_queries"], found.spec["export"]["input_width"]) == (100, 64)
 
 
 def test_a_training_from_a_parent_without_a_spec_is_its_again(store: Path) -> None:
