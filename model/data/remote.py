@@ -1,9 +1,5 @@
 """Objects of S3, or of any store that speaks like it: what an address names, and its bytes on this disk. Knows no
-archives and no images.
-
-Endpoint, region and credentials are those of the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...),
-as boto3 reads them. They are neither written nor printed here.
-"""
+archives and no images."""
 
 import glob
 import hashlib
@@ -14,36 +10,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager
-from functools import lru_cache
+from contextlib import closing
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from model.data.archives import is_inside
+from model.data.s3_client import SCHEME, TOGETHER, client_for, status, told
 from model.data.store import cache_root, require_room, write_whole
-from model.errors import DataError, ExtraMissing, Unreachable
+from model.errors import DataError, Unreachable
 from model.progress import Progress, start
 
 log = logging.getLogger(__name__)
 
-SCHEME = "s3://"
 RETRIES = 8
 """Times that a download is gone on with before it is given up; counted anew whenever a byte arrives."""
 PAUSE_S, LONGEST_S = 0.5, 30.0
 """Before the first of these times; doubled for each, up to the longest."""
 CHUNK = 1 << 16
 """Bytes read at a time; what came of a chunk when the connection broke is lost."""
-CONNECT_S, READ_S = 10, 60
-"""How long a store may be silent."""
-TOGETHER = 16
-"""Objects of a folder that are downloaded at a time."""
-REFUSED = (
-    "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed",
-    "TokenRefreshRequired",
-)  # fmt: skip
-"""What S3 says of credentials that are none; of good ones that do not suffice it says 403 and something else."""
 ENVIRONMENT = "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_PROFILE"
 """What one address may mean different things by."""
 
@@ -116,8 +101,8 @@ def _asked(uri: str, remembered: Path) -> Found:
 
 def _look(uri: str) -> Found:
     bucket, _, key = uri.removeprefix(SCHEME).partition("/")
-    client = _client(uri)
-    with _told(uri, client):
+    client = client_for(uri)
+    with told(uri, client):
         head = _head(client, bucket, key) if key and not key.endswith("/") else None
         if head is not None:
             one = Object(PurePosixPath(key).name, head["ContentLength"], head["ETag"])
@@ -140,7 +125,7 @@ def _head(client: Any, bucket: str, key: str) -> dict[str, Any] | None:
         answer: dict[str, Any] = client.head_object(Bucket=bucket, Key=key)
         return answer
     except ClientError as error:
-        if _status(error) == 404:
+        if status(error) == 404:
             return None
         client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
         raise
@@ -176,10 +161,10 @@ def fetch(found: Found, folder: Path, *, beside: int = 0) -> None:
     there = sum(min(one.size, path.stat().st_size) for one, path in paths.items() if path.is_file())
     total = sum(one.size for one in found.objects)
     require_room(total - there + beside, f"downloading `{found.uri}` takes")
-    client = _client(found.uri)
+    client = client_for(found.uri)
     counting = start(f"downloading {PurePosixPath(found.root).name or found.bucket}", total / 1e6, "MB", there / 1e6)
     try:
-        with _told(found.uri, client):
+        with told(found.uri, client):
             if found.single:
                 download = _Download(client, found, found.objects[0], counting)
                 download.into(paths[found.objects[0]])
@@ -242,7 +227,7 @@ class _Download:
                     file.truncate(0)
                     self._wait(0, error)
                 except aws.ClientError as error:
-                    if _status(error) in (404, 412):
+                    if status(error) in (404, 412):
                         raise Changed from error
                     raise
 
@@ -274,89 +259,3 @@ class _Download:
         if self._counting is not None:
             self._counting.advance(0, "connection lost, trying again")
         time.sleep(min(LONGEST_S, PAUSE_S * 2 ** (self._failures - 1)))
-
-
-def _client(uri: str) -> Any:
-    environment = frozenset(pair for pair in os.environ.items() if pair[0].startswith("AWS_"))
-    try:
-        with _told(uri):
-            return _made_client(os.getpid(), environment)
-    except ImportError as error:
-        raise ExtraMissing(
-            f"`{uri}` needs boto3, which is not installed here: pip install 'ddetr-automl[s3]'"
-        ) from error
-
-
-@lru_cache(maxsize=1)
-def _made_client(process: int, environment: frozenset[tuple[str, str]]) -> Any:
-    """Making one takes a good part of a second; all threads may use it, but no forked process."""
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
-        connect_timeout=CONNECT_S, read_timeout=READ_S, max_pool_connections=TOGETHER, retries={"mode": "standard"}
-    )
-    return boto3.session.Session().client("s3", config=config)
-
-
-def _status(error: Any) -> int:
-    return int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
-
-
-@contextmanager
-def _told(uri: str, client: Any = None) -> Iterator[None]:
-    """What boto3 raises becomes one DataError. Only words of which we know that they hold no secret are repeated."""
-    from botocore import exceptions as aws
-
-    try:
-        yield
-    except aws.ClientError as error:
-        raise _of_answer(uri, error) from error
-    except (aws.HTTPClientError, aws.ConnectionError) as error:
-        at = urlsplit(client.meta.endpoint_url).netloc.rpartition("@")[2] if client is not None else "S3"
-        raise Unreachable(
-            f"`{uri}` must be reached, but {at} does not answer ({type(error).__name__}); correct AWS_ENDPOINT_URL, or "
-            "try again when the store or the network is back."
-        ) from error
-    except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.ProfileNotFound) as error:
-        raise _without_credentials(uri, str(error).rstrip(".")) from error
-    except (aws.CredentialRetrievalError, aws.TokenRetrievalError, aws.SSOError) as error:
-        raise _without_credentials(uri, type(error).__name__) from error
-    except (aws.ParamValidationError, aws.UnsupportedS3ConfigurationError) as error:
-        raise DataError(
-            f"`{uri}` must have the form {SCHEME}BUCKET/KEY with a bucket's name as S3 allows it; correct it."
-        ) from error
-    except aws.BotoCoreError as error:
-        raise DataError(f"`{uri}` cannot be read ({type(error).__name__}); correct the AWS_... variables.") from error
-    except ValueError as error:
-        if client is not None or "endpoint" not in str(error):
-            raise
-        raise DataError(
-            "`AWS_ENDPOINT_URL` must be an address such as https://store.example:9000, but is none; correct it."
-        ) from error
-
-
-def _without_credentials(uri: str, why: str) -> DataError:
-    return DataError(
-        f"`{uri}` needs credentials, but there are none that can be used ({why}); set AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, on every machine that reads it."
-    )
-
-
-def _of_answer(uri: str, error: Any) -> DataError:
-    """For what the store says in place of an object."""
-    code, status = str(error.response["Error"].get("Code", "")), _status(error)
-    bucket = uri.removeprefix(SCHEME).partition("/")[0]
-    if code == "NoSuchBucket":
-        return DataError(f"`{uri}` must be in a bucket that exists, but there is no `{bucket}`; correct its name.")
-    if code in REFUSED:
-        return _without_credentials(uri, code)
-    if status in (401, 403):
-        return DataError(
-            f"`{uri}` may not be read with the credentials in use ({code}); give them s3:GetObject and s3:ListBucket, "
-            "or correct the address: S3 says the same of a key that is not there."
-        )
-    if status >= 500 or code in ("SlowDown", "RequestTimeout"):
-        return Unreachable(f"`{uri}` must be read, but the store answers {status} {code}; try again later.")
-    said = str(error.response["Error"].get("Message", "")).rstrip(".")
-    return DataError(f"`{uri}` must be read, but the store answers {code} ({said}); correct the address or the object.")

@@ -14,6 +14,7 @@ from typing import TypeVar
 from model.data import remote
 from model.data.archives import extract, is_archive
 from model.data.remote import Found
+from model.data.s3_client import SCHEME
 from model.data.store import MARKER, cache_root, content_digest, making, publish
 from model.errors import DataError
 
@@ -24,7 +25,7 @@ TRIES = 3
 
 
 def is_remote(path: str) -> bool:
-    return path.startswith(remote.SCHEME)
+    return path.startswith(SCHEME)
 
 
 def local(path: str | Path) -> Path:
@@ -36,7 +37,7 @@ def local(path: str | Path) -> Path:
     if is_remote(str(path)):
         return _steady(str(path), lambda again: _staged(_without_archives(remote.find(str(path), again=again))))
     if "://" in str(path):
-        raise DataError(f"`{path}` must be a local path or begin with {remote.SCHEME}; copy the data to one of them.")
+        raise DataError(f"`{path}` must be a local path or begin with {SCHEME}; copy the data to one of them.")
     found = Path(path).expanduser().absolute()
     if not found.exists():
         raise DataError(f"`{found}` does not exist; correct the path of this data source.")
@@ -107,7 +108,7 @@ def _without_archives(found: Found) -> Found:
         return found
     plain = found.only(lambda name: not is_archive(name))
     if not plain.objects:
-        first = f"{remote.SCHEME}{found.bucket}/{found.key(found.objects[0])}"
+        first = f"{SCHEME}{found.bucket}/{found.key(found.objects[0])}"
         raise DataError(f"`{found.uri}` must hold files, but holds archives only; name one of them: {first}")
     return plain
 

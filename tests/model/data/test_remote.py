@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from model.data import remote, store
+from model.data import remote, s3_client, store
 from model.data.sources import annotation_files, local, sizes
 from model.errors import DataError, ExtraMissing, NoRoom, Unreachable
 from model.progress import heard_by
@@ -236,7 +236,7 @@ def test_denied_is_told_apart_from_wrong_credentials() -> None:
 
     def answer(code: str, status: int) -> Exception:
         row = {"Error": {"Code": code, "Message": "said so."}, "ResponseMetadata": {"HTTPStatusCode": status}}
-        return remote._of_answer("s3://b/k", ClientError(row, "GetObject"))
+        return s3_client.of_answer("s3://b/k", ClientError(row, "GetObject"))
 
     assert "give them s3:GetObject and s3:ListBucket" in str(answer("AccessDenied", 403))
     assert "set AWS_ACCESS_KEY_ID" in str(answer("ExpiredToken", 400))
@@ -293,7 +293,7 @@ def test_a_malicious_object_leaves_nothing_behind(s3: Store, tmp_path: Path, cac
 
 def test_boto3_is_an_extra(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
-    remote._made_client.cache_clear()
+    s3_client._made_client.cache_clear()
     with pytest.raises(
         ExtraMissing, match=r"needs boto3, which is not installed here: pip install 'ddetr-automl\[s3\]'"
     ):
