@@ -25,13 +25,15 @@ GC_VIT_ALIASES = {f"gcvit_{size}": f"gc_vit_{size}" for size in _GC_VIT_SIZES}
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    image_dir: str | None = field(None, title="Images", doc="Folder of images, or an archive of them.")
-    json_file: str | None = field(None, title="Annotations", doc="COCO annotation file.")
+    image_dir: str | None = field(None, title="Images", doc="Folder or archive of images, here or in S3.")
+    json_file: str | None = field(None, title="Annotations", doc="COCO annotation file, here or in S3.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferSource:
-    image_dir: tuple[str, ...] = field((), title="Images", doc="Folders or archives of images.", search=False)
+    image_dir: tuple[str, ...] = field(
+        (), title="Images", doc="Folders or archives of images, here or in S3.", search=False
+    )
     classmap: str | None = field(None, title="Class names", doc="One name a line; line i names category i + 1.")
 
 
