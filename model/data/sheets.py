@@ -114,7 +114,7 @@ def read_sheets(
         try:
             folder = local(source.image_dir)
             if not folder.is_dir():
-                raise DataError(f"`image_dir` must be a folder or a tar archive, but is {folder}; correct it.")
+                raise DataError(f"`image_dir` must be a folder or an archive of images, but is {folder}; correct it.")
             for file in annotation_files(source.json_file):
                 sheet = Sheet(split=split, file=file, folder=folder, resize=resize, cell=cell)
                 _fill(sheet, content_of(file))
@@ -126,9 +126,10 @@ def read_sheets(
 
 def _fill(sheet: Sheet, content: dict[str, Any]) -> None:
     for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list) or not all(isinstance(row, dict) for row in content[key]):
+        rows = content.get(key)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             sheet.add("no list", f"`{key}`")
-            content[key] = [row for row in content.get(key) or () if isinstance(row, dict)]
+            content[key] = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     sheet.rows = {key: len(content[key]) for key in ("images", "annotations", "categories")}
     sheet.rows["boxes"] = sheet.rows["annotations"]
     _images(sheet, content["images"])
