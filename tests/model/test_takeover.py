@@ -69,11 +69,12 @@ def test_costs(tiny_checkpoint: Path) -> None:
 
 
 def test_latency_is_of_one_forward_and_leaves_the_threads_alone() -> None:
-    class Slow(torch.nn.Module):
+    class Slow(torch.nn.Linear):
         calls = 0
 
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        def forward(self, pixels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
             assert pixels.shape == (1, 3, 6, 8)
+            assert mask is None
             self.calls += 1
             if self.calls > 10:
                 threads.append(torch.get_num_threads())
@@ -81,7 +82,7 @@ def test_latency_is_of_one_forward_and_leaves_the_threads_alone() -> None:
 
     threads: list[int] = []
     before = torch.get_num_threads()
-    assert latency(Slow(), (6, 8), cpus=2) < 1000
+    assert latency(Slow(1, 1), (6, 8), cpus=2) < 1000
     assert set(threads) == {2}
     assert torch.get_num_threads() == before
 
