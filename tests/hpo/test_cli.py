@@ -271,6 +271,8 @@ def test_the_compatible_spelling_writes_where_tao_does(
 def test_runs_are_found_by_path_and_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, second = (runs.new_run(tmp_path / "runs", "quick") for _ in range(2))
+    for run in (first, second):
+        (run / "spec.yaml").touch()
     assert first != second
     assert first.name.startswith("quick-")
     assert runs.find_run(first.name) == runs.find_run(str(first)) == first

@@ -670,7 +670,7 @@ def seen_by_network(bench: Bench, changes: Mapping[str, Any]) -> list[tuple[int,
 
     bench.pictures({})
     spec = bench.spec({"dataset.infer_data_sources.image_dir": str(bench.folder / "seq"), **changes})
-    infer(predict, find_pictures(spec), {1: "one"}, spec, bench.folder / "seen")
+    infer(detector(predict, spec), find_pictures(spec), {1: "one"}, spec, bench.folder / "seen")
     return shapes
 
 
