@@ -136,6 +136,18 @@ def build_engine(
     )
 
 
+def check_onnx(onnx: Path, *, batch_size: int, given: Mapping[str, Any]) -> None:
+    """Raises ValueError for what build_engine would refuse in `onnx`, before it is converted for minutes."""
+    library = trt.load()
+    log = trt.message_log(library.api)
+    builder = _builder(library, log)
+    net = network.create(library.api, builder)
+    parser = network.parse(library.api, net, log, onnx)
+    network.check_described(net, sidecar.read_onnx(onnx), given, onnx)
+    network.shapes(net, (1, 1, 1), batch_size, onnx)
+    del parser
+
+
 def check_options(wanted: TensorRTSpec) -> None:
     """Raises ValueError for what no build can do, before there is anything to build from."""
     _check_build(wanted.data_type, wanted.min_batch_size, wanted.opt_batch_size, wanted.max_batch_size)

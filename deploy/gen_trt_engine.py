@@ -1,13 +1,13 @@
 """The `gen_trt_engine` action: a graph of the precision asked for, then its engine. Knows what a user may ask for; how
 it is done, `deploy.precision` and `deploy.engine` know."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from deploy import gate, sidecar, timing, trt
 from deploy.calibration import from_folders
-from deploy.engine import EngineReport, build_engine, check_options
+from deploy.engine import EngineReport, build_engine, check_onnx, check_options
 from deploy.precision import lower
 from deploy.sidecar import ENGINES
 from deploy.spec import GenTrtEngineSpec, TensorRTSpec
@@ -23,9 +23,9 @@ def gen_trt_engine_action(spec: GenTrtEngineSpec, given: Mapping[str, Any], out:
         cache = None if spec.timing_cache is None else Path(spec.timing_cache)
         if cache is not None:
             timing.check(cache)
-        trt.load()  # before the minutes that a conversion takes
+        trt.load()
         wanted = spec.tensorrt
-        typed = lowered_onnx(onnx, engine, wanted)
+        typed = lowered_onnx(onnx, engine, wanted, lambda: check_onnx(onnx, batch_size=spec.batch_size, given=given))
         try:
             report = build_engine(
                 typed,
@@ -50,8 +50,9 @@ def gen_trt_engine_action(spec: GenTrtEngineSpec, given: Mapping[str, Any], out:
     return report
 
 
-def lowered_onnx(onnx: Path, engine: Path, wanted: TensorRTSpec) -> Path:
-    """The file to build from: `onnx`, or where it is in FP32 and less is wanted, one made from it beside the engine."""
+def lowered_onnx(onnx: Path, engine: Path, wanted: TensorRTSpec, check: Callable[[], None]) -> Path:
+    """The file to build from: `onnx`, or where it is in FP32 and less is wanted, one made from it beside the engine.
+    check: raises for what no engine can be built from; called before a conversion."""
     described = sidecar.read_onnx(onnx)
     precision = wanted.data_type
     if precision == "FP32" or (described is not None and described.precision != "FP32"):
@@ -82,6 +83,7 @@ def lowered_onnx(onnx: Path, engine: Path, wanted: TensorRTSpec) -> Path:
             f"`gen_trt_engine.trt_engine` must not be named so that its {precision} graph would replace "
             f"`gen_trt_engine.onnx_file` `{onnx}`, which is in FP32; name another engine."
         )
+    check()
     made = lower(
         onnx,
         target,

@@ -200,6 +200,13 @@ def _(user: User) -> list[str]:
     return user.build(*INT8, images, f"{CALIBRATION}.cal_batches=50")
 
 
+@row(
+    "another number of classes for INT8", r"`dataset.num_classes` must be that of the ONNX file, but is 9 and .* has 4"
+)
+def _(user: User) -> list[str]:
+    return [*user.build(*INT8, f"{CALIBRATION}.cal_image_dir=[{user.pictures.image_dir}]"), "dataset.num_classes=9"]
+
+
 @row("a stale calibration cache", "cal_cache_file|calibration cache", cause="run")
 def _(user: User) -> list[str]:
     cache = user.folder / "files" / "cache.json"
@@ -283,6 +290,7 @@ def _(user: User) -> list[str]:
 
 
 NEEDS_TENSORRT = {
+    "another number of classes for INT8",
     "a batch that the graph does not have", "no room to build", "another number of classes", "another architecture",
     "another input size", "a truncated ONNX file", "INT8 without images", "a folder of images that is not there",
     "an empty folder of images", "too few images", "a stale calibration cache", "no GPU",
