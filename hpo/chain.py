@@ -140,6 +140,27 @@ def infer(context: Context, stated: Collection[str] = ()) -> dict[str, Any]:
     return found
 
 
+def again(parent: Job) -> Mapping[str, Any]:
+    """The parent's spec for another training, without what belongs to its own run: folders, starting weights, the
+    number of classes."""
+    spec = parent.spec
+    own = ("results_dir", "train.results_dir", "train.resume_training_checkpoint_path", "train.pretrained_model_path",
+           "model.pretrained_backbone_path", "dataset.num_classes")  # fmt: skip
+    for name in own:
+        spec = dotted.drop(spec, name)
+    return spec
+
+
+def locked(given: Mapping[str, Any], action: str) -> list[str]:
+    """A problem for each exported file to read that is encrypted; of a checkpoint, whoever reads it says so."""
+    named = {rule.key: str(dotted.get(given, rule.key)) for rule in rules(action) if rule.files}
+    return [
+        f"`{name}` must not be encrypted, but is {value}; export the model unencrypted, as .onnx."
+        for name, value in named.items()
+        if value.endswith(".etlt")
+    ]
+
+
 def _takes_any(models: Collection[Rule], parent: Job) -> bool:
     return not parent.unfinished and any(file.suffix in rule.files for rule in models for file in parent.files)
 

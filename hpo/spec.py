@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec, QuantizeSpec
-from hpo.chain import Context, infer, is_unset, rules
+from hpo.chain import Context, again, infer, is_unset, locked, rules
 from hpo.jobs import Job, find_job
 from hpo.overrides import BLOCK, PARENT, POLICY, read_document
 from hpo.policy import Policy, read_policy
@@ -149,7 +149,7 @@ def read_request(
     if named is not None:
         parent = find_job(str(named), Path(str(raw.get("results_dir") or "runs")))
         if path is None and action == "train":
-            raw = dotted.merge(_again(parent), raw)
+            raw = dotted.merge(again(parent), raw)
         inferred = infer(Context(action=action, given=raw, parent=parent), _stated(path, document, action))
         for name, value in inferred.items():
             raw = dotted.put(raw, name, value)
@@ -158,7 +158,7 @@ def read_request(
     of_data: list[str] = []
     if data:
         spec, summary, of_data = _with_data(raw, spec, wrong)
-    found = [*problems, *_name_problems(sweep), *wrong.values(), *sections.problems, *of_data, *_locked(raw, action)]
+    found = [*problems, *_name_problems(sweep), *wrong.values(), *sections.problems, *of_data, *locked(raw, action)]
     if action == "train":
         # A rule between keys says nothing while one of them is wrong.
         names = {name.rpartition(".")[2] for name in wrong}
@@ -182,16 +182,6 @@ def read_request(
     )
 
 
-def _locked(raw: Mapping[str, Any], action: str) -> list[str]:
-    """A problem for each exported file to read that is encrypted; of a checkpoint, whoever reads it says so."""
-    named = {rule.key: str(dotted.get(raw, rule.key)) for rule in rules(action) if rule.files}
-    return [
-        f"`{name}` must not be encrypted, but is {value}; export the model unencrypted, as .onnx."
-        for name, value in named.items()
-        if value.endswith(".etlt")
-    ]
-
-
 def _stated(path: Path | None, document: yamlio.Document, action: str) -> set[str]:
     """Keys of the action's rules that are written elsewhere than in the spec file."""
     file = yamlio.loads("") if path is None else yamlio.load(path)
@@ -201,16 +191,6 @@ def _stated(path: Path | None, document: yamlio.Document, action: str) -> set[st
         for name, place in places.items()
         if place is not None and place != file.origin(name) and not is_unset(dotted.get(document.data, name))
     }
-
-
-def _again(parent: Job) -> Mapping[str, Any]:
-    """The parent's spec without what belongs to its own run: folders, starting weights, the number of classes."""
-    spec = parent.spec
-    own = ("results_dir", "train.results_dir", "train.resume_training_checkpoint_path", "train.pretrained_model_path",
-           "model.pretrained_backbone_path", "dataset.num_classes")  # fmt: skip
-    for name in own:
-        spec = dotted.drop(spec, name)
-    return spec
 
 
 def absent_weights(spec: ExperimentSpec) -> list[str]:
