@@ -101,6 +101,7 @@ def test_errors_are_one_line(spec: Path, wire: Wire, tmp_path: Path, capfd: pyte
     assert "Traceback" not in said
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow
 def test_doctor_and_search(spec: Path, wire: Wire, s3: Store, tmp_path: Path) -> None:
     """In processes of their own, as a user starts them: whoever needs the data first downloads it for all."""
