@@ -24,6 +24,7 @@ import transformers
 
 from deploy.export import export_onnx
 from deploy.parity import photographs
+from model.batch import normalise
 from model.checkpoint import KEY, PREFIX, describe
 from model.foreign import from_hugging_face
 from model.network.attention import SAMPLERS
@@ -115,7 +116,8 @@ def main() -> None:
     network = peer()
     ours, path = checkpoint(network, folder)
     aug = ExperimentSpec().dataset.augmentation
-    pixels = photographs(asked.size, asked.size, aug.input_mean, aug.input_std)[:1]
+    images, sides = photographs(asked.size, asked.size)[:1], torch.tensor([[asked.size] * 2])
+    pixels, _ = normalise(images, sides, aug.input_mean, aug.input_std)
     runs: dict[str, Run] = {
         "transformers PyTorch": lambda image: network(pixel_values=image).logits,
         "our PyTorch": lambda image: ours(image).final.logits,
