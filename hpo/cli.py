@@ -59,7 +59,10 @@ ARGUMENTS: Mapping[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "seed-from": (("--seed-from",), {"metavar": "RUN", "help": "try the best configurations of that run first"}),
     "add-trials": (("--add-trials",), {"metavar": "N", "help": "so many configurations more than it was to try"}),
     "ray-address": (("--ray-address",), {"metavar": "ADDRESS", "help": "a running Ray cluster, such as auto"}),
-    "from": (("--from",), {"metavar": "RUN", "dest": "run", "help": "a finished run, RUN/7 for its trial 7, a folder of results or a file"}),
+    "from": (
+        ("--from",),
+        {"metavar": "RUN", "dest": "run", "help": "a finished run, RUN/7 for its trial 7, or a folder of results"},
+    ),
     "to": (("--to",), {"type": Path, "metavar": "DIR", "help": "write there, not into the run"}),
     "run": (("run",), {"metavar": "RUN", "help": "a run's folder, or its id below runs/"}),
     "compared": (("compared",), {"nargs": "+", "metavar": "RUN", "help": "a run, or RUN/7 for its trial 7; several"}),
