@@ -169,8 +169,9 @@ def test_a_summary_says_what_the_whole_index_says(make_coco: MakeCoco) -> None:
     sides = [side for image in index.images for side in (image.height, image.width)]
     objects = max(len(index.annotations_of(at).labels) for at in range(len(index.images)))
     found = summarise([sources[0], Source(), sources[1]])
-    assert found == Summary(len(index.images), objects, min(sides), max(sides), max(index.categories) + 1)
-    assert found == Summary(4, 2, 17, 40, 8)
+    unused = tuple(sorted({*range(1, 7)} - {*index.categories}))
+    assert found == Summary(len(index.images), objects, min(sides), max(sides), max(index.categories) + 1, unused)
+    assert found == Summary(4, 2, 17, 40, 8, (1, 3, 4, 6))
 
 
 def test_a_summary_needs_no_image_and_no_sizes(make_coco: MakeCoco) -> None:
@@ -179,7 +180,7 @@ def test_a_summary_needs_no_image_and_no_sizes(make_coco: MakeCoco) -> None:
     del content["images"][0]["height"]
     Path(source.json_file).write_text(json.dumps(content))
     elsewhere = Source(image_dir="/nowhere", json_file=source.json_file)
-    assert summarise([elsewhere]) == Summary(2, 0, None, None, 6)
+    assert summarise([elsewhere]) == Summary(2, 0, None, None, 6, (1, 3, 4))
     assert summarise([Source()]) is None
     with pytest.raises(DataError, match=r"num_classes=6 \(max id \+ 1\)"):
         summarise([elsewhere], num_classes=5)
