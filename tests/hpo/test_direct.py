@@ -149,6 +149,7 @@ def test_rules_of_the_network_count_only_where_it_is_built(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_training_template_as_it_stands_takes_a_step(digits: Path, tmp_path: Path, own_cache: None) -> None:
     """ResNet-50, six and six layers, crops of 1024 pixels, on data with the class 1 that TAO's template scores."""
     for split in ("train", "val", "test"):
