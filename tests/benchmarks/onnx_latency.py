@@ -27,7 +27,6 @@ from deploy.parity import photographs
 from model.batch import normalise
 from model.checkpoint import KEY, PREFIX, describe
 from model.foreign import from_hugging_face
-from model.network.attention import SAMPLERS
 from model.network.detr import build
 from model.spec import DatasetSpec, ExperimentSpec, ModelSpec
 
@@ -104,15 +103,8 @@ def take_turns(runs: dict[str, Run], pixels: torch.Tensor, rounds: int) -> dict[
 
 
 @torch.inference_mode()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=640)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--profile", action="store_true", help="milliseconds by operator, of each ONNX form")
-    asked = parser.parse_args()
+def compare(asked: argparse.Namespace, folder: Path) -> None:
     torch.set_num_threads(asked.threads)
-    folder = Path(tempfile.mkdtemp())
     network = peer()
     ours, path = checkpoint(network, folder)
     aug = ExperimentSpec().dataset.augmentation
@@ -122,7 +114,7 @@ def main() -> None:
         "transformers PyTorch": lambda image: network(pixel_values=image).logits,
         "our PyTorch": lambda image: ours(image).final.logits,
     }
-    files = {form: folder / f"{form}.onnx" for form in FORMS if form in SAMPLERS}
+    files = {form: folder / f"{form}.onnx" for form in FORMS}
     for form, onnx in files.items():
         export_onnx(path, onnx, height=asked.size, width=asked.size, attention=form)
         runner = session(onnx, asked.threads)
@@ -143,6 +135,16 @@ def main() -> None:
         print(f"{name:22s} {'; '.join(told)}; best {min(taken[name].wall):8.1f} ms; logits within {apart:.1e}")
     for form, onnx in files.items() if asked.profile else ():
         print(form, *(f"{name} {spent:.1f}" for name, spent in by_operator(onnx, asked.threads, pixels, folder)[:12]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=640)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--profile", action="store_true", help="milliseconds by operator, of each ONNX form")
+    with tempfile.TemporaryDirectory() as folder:
+        compare(parser.parse_args(), Path(folder))
 
 
 if __name__ == "__main__":
