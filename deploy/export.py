@@ -178,6 +178,21 @@ def check_options(opset: int, batch_size: int, attention: str = "auto", input_dt
     return form
 
 
+def check(export: ExportSpec) -> None:
+    """Raises ValueError for what an export with these options would refuse whatever the checkpoint."""
+    form = graph.Form(
+        height=export.input_height,
+        width=export.input_width,
+        opset=export.opset_version,
+        batch_size=export.batch_size,
+        attention=check_options(export.opset_version, export.batch_size, export.attention, export.input_dtype),
+        normalises=export.input_dtype == "uint8",
+        selects=export.postprocess,
+    )
+    if export.serialize_nvdsinfer:
+        deepstream.check(form)
+
+
 def _described(
     onnx: Path, source: Checkpoint, form: graph.Form, found: parity.Differences, lineage: Mapping[str, Any]
 ) -> sidecar.OnnxSidecar:

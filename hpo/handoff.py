@@ -49,9 +49,9 @@ class Wanted:
     def check(self, objectives: int = 1) -> None:
         """Raises ValueError for what hand_off would refuse, so that a search does not end in it."""
         from deploy.engine import check_options as check_engine
-        from deploy.export import check_options as check_export
+        from deploy.export import check as check_export
 
-        check_export(self.export.opset_version, self.export.batch_size, self.export.attention)
+        check_export(self.export)
         check_engine(self.engine.tensorrt)
         if self.deploy.objective is not None and objectives < 2:
             raise ValueError(
@@ -100,6 +100,9 @@ def hand_off(
         opset=export.opset_version,
         batch_size=export.batch_size,
         attention=_form(export.attention),
+        postprocess=export.postprocess,
+        input_dtype=export.input_dtype,
+        nvdsinfer=export.serialize_nvdsinfer,
         overwrite=True,
         lineage=lineage,
         verbose=export.verbose,
@@ -115,7 +118,7 @@ def hand_off(
             known = {} if scale.judge is None or lowered.score is None else {scale.judge: lowered.score}
             rows.append(scale.row(precision, lowered.onnx, _note(lowered), known))
             remarks += _kept(lowered)
-    rows += _build(run_dir, made, wanted, remarks)
+    rows += _build(run_dir, made, wanted, remarks, failures)
     delivery = Delivery(tuple(rows), tuple(remarks), tuple(failures))
     delivery.write(run_dir / DELIVERY)
     return delivery
@@ -305,12 +308,17 @@ def _kept(lowered: "Lowered") -> list[str]:
     return [f"{lowered.precision} keeps back {', '.join(shown)}{more}."]
 
 
-def _build(run_dir: Path, made: Mapping[str, Path], wanted: Wanted, remarks: list[str]) -> list[Row]:
-    """The engines' rows; none, and a remark, where there is no TensorRT."""
+def _build(
+    run_dir: Path, made: Mapping[str, Path], wanted: Wanted, remarks: list[str], failures: list[str]
+) -> list[Row]:
+    """The engines' rows; none, and a remark, where there is no TensorRT. One that cannot be built, or does not say what
+    its ONNX file says, which only a GPU can tell, is a failure."""
     from deploy import trt
     from deploy.engine import build_engine
+    from deploy.parity import ParityError
+    from deploy.runtime import EngineError
 
-    asked, rows = wanted.engine.tensorrt, []
+    asked, rows, said = wanted.engine.tensorrt, [], ""
     for precision, onnx in made.items():
         try:
             report = build_engine(
@@ -321,12 +329,20 @@ def _build(run_dir: Path, made: Mapping[str, Path], wanted: Wanted, remarks: lis
                 max_batch=asked.max_batch_size,
                 workspace_mb=asked.workspace_size,
                 precision=precision,
+                timing_cache=Path(wanted.engine.timing_cache) if wanted.engine.timing_cache else None,
+                gpu_id=wanted.engine.gpu_id,
                 verbose=wanted.engine.verbose,
+                reference=made["FP32"],
             )
+        except (ParityError, EngineError, ValueError) as error:
+            failures.append(f"{precision} engine: {error}")
+            continue
         except trt.TensorRTMissing as missing:
             remarks.append(f"No engine was built: {missing}")
             return []
         row = Row(f"{report.library} {precision}", report.engine, report.bytes, {})
         rows.append(row._replace(note=f"built in {report.seconds:.1f} s"))
-    remarks.append(f"Engines: {report.library} {report.version}; {report.compared}.")
+        said = f"Engines: {report.library} {report.version}; {report.compared}."
+    if said:
+        remarks.append(said)
     return rows

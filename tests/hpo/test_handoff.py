@@ -182,10 +182,26 @@ def test_calibration_is_by_the_images_that_the_spec_names(
     assert lowered["calibration"]["images"] == 4
 
 
+def test_the_graph_has_the_form_that_was_asked_for_and_an_engine_that_fails_is_told(
+    give: Give, run_dir: Path, tiny_pictures: Source
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="an engine is built where TensorRT is installed")
+    form = ExportSpec(input_height=64, input_width=64, attention="plugin", postprocess=True, input_dtype="uint8")
+    delivery = give(DatasetSpec(val_data_sources=(tiny_pictures,)), replace(wanted(), export=form))
+    described = require_onnx(run_dir / "model.onnx")
+    assert (described.attention, described.input["dtype"]) == ("plugin", "uint8")
+    assert set(described.outputs) == {"scores", "labels", "boxes"}
+    assert delivery.rows[1].map50 == pytest.approx(delivery.rows[0].map50, abs=1e-3)
+    (failure,) = delivery.failures  # TensorRT-RTX has no plugins
+    assert failure.startswith("FP32 engine: TensorRT must be able to parse the ONNX file")
+    assert not (run_dir / "model.engine").exists()
+
+
 @pytest.mark.parametrize(
     ("asked", "objectives", "words"),
     [
         (replace(wanted(), export=ExportSpec(opset_version=11)), 1, r"`export.opset_version` must be 16 to 20"),
+        (replace(wanted(), export=ExportSpec(serialize_nvdsinfer=True, postprocess=True)), 1, "serialize_nvdsinfer"),
         (wanted(min_batch_size=3), 1, "must hold in `gen_trt_engine.tensorrt`"),
         (wanted(DeploySpec(objective="latency")), 1, r"`deploy.objective` chooses among the trade-offs .* one objec"),
         (wanted(DeploySpec(objective="latency")), 2, None),
