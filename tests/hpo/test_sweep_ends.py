@@ -194,3 +194,26 @@ def test_same_seed_repeats_with_the_real_detector(
     first, second = (run_sweep(tmp_path / name, real, block, space, console=Said()) for name in "ab")
     assert {trial.outcome for trial in first.trials} == {Outcome.COMPLETED}
     assert numbers(first) == numbers(second)
+
+
+def test_a_trial_that_ray_never_started_spoils_no_result(
+    local_ray: None,
+    tmp_path: Path,
+    spec: ExperimentSpec,
+    space: SearchSpace,
+    bowl: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the end Ray asks every trial for its folder, which one that was stopped while it waited does not have."""
+    from ray import tune
+
+    fit = tune.Tuner.fit
+
+    def stumbling(tuner: tune.Tuner) -> None:
+        fit(tuner)
+        raise RuntimeError("Should not access `trial_fs_path` without setting `trial_dir_name`")
+
+    monkeypatch.setattr(tune.Tuner, "fit", stumbling)
+    result = run_sweep(tmp_path / "run", spec, SweepSpec(trials=1), space, console=Said(), train="bowl:train")
+    assert result.finished
+    assert result.best is not None
