@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 from deploy import sidecar
 from deploy.latency import of_graph
 from deploy.runtime import GraphPredictor, OnnxPredictor, graph_detector, graph_input, open_graph
-from deploy.sidecar import ENGINES
 from model.adopt import RESUMABLE, adopt
 from model.batch import ImageBatch
 from model.data.coco import CocoIndex
@@ -18,7 +17,7 @@ from model.errors import SpecError
 from model.evaluate import Detector, checkpoint_latency, evaluate_checkpoint, evaluate_detector, record
 from model.latency import Latency
 from model.metrics import CocoEvaluator, CocoResult
-from model.spec import ExperimentSpec
+from model.spec import ENGINES, ExperimentSpec
 from model.status import StatusLog
 
 Split = Literal["test", "val"]

@@ -9,8 +9,8 @@ from deploy import gate, sidecar, timing, trt
 from deploy.calibration import from_folders
 from deploy.engine import EngineReport, build_engine, check_onnx, check_options
 from deploy.precision import lower
-from deploy.sidecar import ENGINES
 from deploy.spec import GenTrtEngineSpec, TensorRTSpec
+from model.spec import ENGINES
 from model.status import StatusLog
 
 

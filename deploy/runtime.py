@@ -21,7 +21,7 @@ from model.errors import Kind
 from model.evaluate import Detector, original_sizes
 from model.network.detr import Prediction
 from model.network.postprocess import Detections, top_k
-from model.spec import ExperimentSpec
+from model.spec import ENGINES, ExperimentSpec
 
 INPUT = "inputs"
 OUTPUTS = ("pred_logits", "pred_boxes")
@@ -212,7 +212,7 @@ class EnginePredictor(GraphPredictor):
 
 def open_graph(path: Path, *, gpu_id: int = 0, threads: int | None = None) -> GraphPredictor:
     """The predictor for a file, by its suffix. threads: of ONNX Runtime."""
-    if path.suffix in sidecar.ENGINES:
+    if path.suffix in ENGINES:
         return EnginePredictor.open(path, gpu_id=gpu_id)
     return OnnxPredictor(path, threads=threads)
 

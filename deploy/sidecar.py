@@ -20,9 +20,6 @@ from model.spec import ExperimentSpec
 
 FORMAT_VERSION = 1
 
-ENGINES = (".engine", ".trt", ".plan")
-"""Suffixes of TensorRT engines."""
-
 RESIZE = "bilinear, averaging when it shrinks, to exactly width x height; the aspect ratio is not kept"
 
 

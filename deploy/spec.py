@@ -1,10 +1,12 @@
-"""The parts of a spec that only deployment reads: `export`, `gen_trt_engine`, `quantize`. Knows no files."""
+"""The parts of a spec that only deployment reads: `export`, `gen_trt_engine`, `quantize`, `deploy`. Knows no files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from schemas.fields import field
+
+PRECISIONS = ("FP32", "FP16", "INT8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +143,6 @@ class QuantizeSpec:
     device: str = field(
         "cuda", title="Device", doc="Where to quantise.", extra={"pattern": "^(cuda|cpu|trt|cuda:[0-9]+)$"}
     )
-
-
-PRECISIONS = ("FP32", "FP16", "INT8")
 
 
 @dataclass(frozen=True, kw_only=True)

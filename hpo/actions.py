@@ -13,10 +13,8 @@ from hpo.record import folder_of, recorded, write_experiment
 from hpo.screen import near, next_step, out, say
 from hpo.spec import Request, read_request, with_values
 from model.errors import SpecError
+from model.spec import ENGINES
 from model.status import StatusLog
-
-ENGINES = (".engine", ".trt", ".plan")
-"""As deploy.sidecar has them, which is not imported before it is needed."""
 
 
 @recorded

@@ -12,7 +12,7 @@ from typing import Any
 from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec, QuantizeSpec
 from model.adopt import ARCHITECTURE
 from model.metrics import VAL_MAP50
-from model.spec import ExperimentSpec, InferSource, Source
+from model.spec import ENGINES, ExperimentSpec, InferSource, Source
 from schemas import dotted
 from schemas.build import build_schema, to_json, to_template
 from schemas.fields import field
@@ -45,7 +45,6 @@ DEPLOY: Mapping[str, Mapping[str, Any]] = {
 the file beside an engine says (architecture, classes, preprocessing) is left out: a template with the defaults of
 training would contradict it. A batch of 1 lies in every profile that the engine's own defaults build."""
 
-ENGINES = [".engine", ".trt", ".plan"]
 SIZES = (
     "scales", "train_random_resize", "train_random_crop_min", "train_random_crop_max", "random_resize_max_size",
     "test_random_resize", "fixed_padding", "fixed_random_crop", "pad_size_divisor", "input_mean", "input_std",
@@ -74,13 +73,13 @@ INFERENCE: Mapping[str, list[dict[str, Any]]] = {
     "evaluate": [
         *EVERY,
         {"key": "evaluate.checkpoint", "by": "parent_model", "files": [".pth", ".onnx"]},
-        {"key": "evaluate.trt_engine", "by": "parent_model", "files": ENGINES},
+        {"key": "evaluate.trt_engine", "by": "parent_model", "files": list(ENGINES)},
         *_sources("test"),
     ],
     "inference": [
         *EVERY,
         {"key": "inference.checkpoint", "by": "parent_model", "files": [".pth", ".onnx"]},
-        {"key": "inference.trt_engine", "by": "parent_model", "files": ENGINES},
+        {"key": "inference.trt_engine", "by": "parent_model", "files": list(ENGINES)},
         *_sources("infer"),
     ],
     "export": [

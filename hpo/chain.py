@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from hpo.errors import RunError
 from hpo.jobs import ENCRYPTED, Job, is_numbered
+from hpo.runs import model_file
 from schemas import dotted, packaged
 from schemas.structure import MANDATORY
 
@@ -89,8 +90,8 @@ def create_onnx_file(context: Context, rule: Rule) -> str:
 
 
 def create_engine_file(context: Context, rule: Rule) -> str:
-    precision = str(dotted.get(context.given, "gen_trt_engine.tensorrt.data_type") or "FP32").lower()
-    return str(context.folder / ("model.engine" if precision == "fp32" else f"model.{precision}.engine"))
+    precision = str(dotted.get(context.given, "gen_trt_engine.tensorrt.data_type") or "FP32")
+    return str(context.folder / model_file(precision.upper(), ".engine"))
 
 
 def create_cal_cache(context: Context, rule: Rule) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpo.delivery import DELIVERY, Delivery, Row, Split
-from hpo.handoff import HANDOFF, clear
+from hpo.handoff import clear
+from hpo.runs import HANDOFF
 
 if TYPE_CHECKING:
     from deploy.spec import DeploySpec

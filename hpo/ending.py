@@ -148,12 +148,11 @@ def _hand_over_front(run: Path, spec: ExperimentSpec, result: "SweepResult") -> 
 
 
 def _tell(run: Path, delivery: "Delivery") -> None:
-    from hpo.handoff import HANDOFF
     from hpo.mlflow_store import how_to_open, tracking_uri
 
     events.emit(
         "handed_over",
-        handoff=run / HANDOFF,
+        handoff=run / runs.HANDOFF,
         files={row.form: row.file for row in delivery.rows},
         map50={row.form: dict(row.map50) for row in delivery.rows if row.map50},
         failures=list(delivery.failures),

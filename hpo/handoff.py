@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.delivery import DELIVERY, Delivery, Row, Split
+from hpo.runs import HANDOFF, model_file
 from model.spec import ExperimentSpec
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from model.batch import ImageBatch
     from model.checkpoint import Checkpoint
 
-HANDOFF = "handoff.json"
 LATENCY_SECONDS = 2.0
 """Spent on the latency of each form."""
 SHOWN = 3
@@ -60,14 +60,6 @@ class Wanted:
             )
 
 
-def onnx_name(precision: str) -> str:
-    return "model.onnx" if precision == "FP32" else f"model.{precision.lower()}.onnx"
-
-
-def engine_name(precision: str) -> str:
-    return "model.engine" if precision == "FP32" else f"model.{precision.lower()}.engine"
-
-
 def hand_off(
     run_dir: Path,
     checkpoint: Path,
@@ -91,7 +83,7 @@ def hand_off(
     winner = read_checkpoint(checkpoint)
     clear(run_dir)
     Handoff.of(winner, run_dir, budget=budget, lineage=lineage).write(run_dir / HANDOFF)
-    onnx, export = run_dir / onnx_name("FP32"), wanted.export
+    onnx, export = run_dir / model_file("FP32", ".onnx"), wanted.export
     export_onnx(
         checkpoint,
         onnx,
@@ -130,7 +122,7 @@ def clear(folder: Path) -> None:
     from deploy.spec import PRECISIONS
 
     for precision in PRECISIONS:
-        for file in (folder / onnx_name(precision), folder / engine_name(precision)):
+        for file in (folder / model_file(precision, ".onnx"), folder / model_file(precision, ".engine")):
             file.unlink(missing_ok=True)
             path_of(file).unlink(missing_ok=True)
     (folder / DELIVERY).unlink(missing_ok=True)
@@ -265,7 +257,7 @@ def _lower(
     try:
         return lowering.lower(
             onnx,
-            onnx.with_name(onnx_name(precision)),
+            onnx.with_name(model_file(precision, ".onnx")),
             precision,
             images=_calibration(spec, scale.described, wanted),
             layers_precision=asked.layers_precision if asked.data_type == precision else (),
@@ -323,7 +315,7 @@ def _build(
         try:
             report = build_engine(
                 onnx,
-                run_dir / engine_name(precision),
+                run_dir / model_file(precision, ".engine"),
                 min_batch=asked.min_batch_size,
                 opt_batch=asked.opt_batch_size,
                 max_batch=asked.max_batch_size,

@@ -14,10 +14,11 @@ from typing import Any
 
 from hpo.errors import RunError
 from hpo.runs import BEST, HANDOFF, find_run, read_sections
+from model.spec import ENGINES
 from schemas import dotted, yamlio
 
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine", "quantize")
-MODELS = (".pth", ".onnx", ".engine", ".trt", ".plan")
+MODELS = (".pth", ".onnx", *ENGINES)
 ENCRYPTED = (".tlt", ".etlt")
 _NUMBERED = re.compile(r"model_epoch_(\d+)_step_(\d+)\.pth")
 _TRIAL = re.compile(r"(.+)/(\d+)/?")

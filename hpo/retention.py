@@ -6,9 +6,8 @@ is deleted follows from the study alone, so a run that was interrupted here is t
 
 from pathlib import Path
 
-from hpo.handoff import HANDOFF
 from hpo.result import TrialRecord, read_result
-from hpo.runs import read_sweep
+from hpo.runs import HANDOFF, read_sweep
 from hpo.sweep_spec import SweepSpec
 from hpo.trial import LATEST, NUMBERED
 

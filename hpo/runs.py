@@ -20,6 +20,11 @@ SWEEP = "sweep.json"
 """Of a search: its settings, and by what it trains. Written last, so its presence says that the folder is complete."""
 
 
+def model_file(precision: str, suffix: str) -> str:
+    """What a winner's file of a precision is called: model.onnx, model.fp16.engine."""
+    return f"model{suffix}" if precision == "FP32" else f"model.{precision.lower()}{suffix}"
+
+
 def results_root(spec: ExperimentSpec) -> Path:
     return Path(spec.train.results_dir or spec.results_dir or "runs").resolve()
 

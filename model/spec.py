@@ -13,6 +13,8 @@ from schemas.fields import field
 from schemas.structure import structure, unstructure
 
 INF = float("inf")
+ENGINES = (".engine", ".trt", ".plan")
+"""Suffixes of TensorRT engines."""
 DEPLOY_SECTIONS = ("export", "gen_trt_engine", "quantize", "deploy")
 """Sections of a shared spec file that belong to `deploy`; the tree here passes over them."""
 

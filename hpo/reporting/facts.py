@@ -17,9 +17,8 @@ import yaml
 from hpo.delivery import DELIVERY
 from hpo.errors import RunError
 from hpo.evidence import FOLDER, SUMMARY, TEST
-from hpo.handoff import HANDOFF
 from hpo.result import Outcome, SweepResult, TrialRecord, read_result
-from hpo.runs import read_sweep
+from hpo.runs import HANDOFF, read_sweep
 from model.metrics import VAL_MAP50, Measurement
 from search_spaces.space import SearchSpace
 
