@@ -86,7 +86,7 @@ class CalibrationSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRTSpec:
-    data_type: str = field("FP32", title="Precision", doc="Precision of the engine.", enum=("FP32", "FP16", "INT8"))
+    data_type: str = field("FP32", title="Precision", doc="Precision of the engine.", enum=PRECISIONS)
     workspace_size: int = field(1024, title="Workspace", doc="Scratch memory of the builder, MB.", low=0)
     min_batch_size: int = field(1, title="Smallest batch", doc="Lower end of the batch profile.", low=1, popular=True)
     opt_batch_size: int = field(

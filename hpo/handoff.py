@@ -5,7 +5,7 @@ imported inside the functions. Raises ParityError when the export does not say w
 that loses too much accuracy is a failure of its own row, and the others are still handed over.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,14 @@ from hpo.runs import HANDOFF, model_file
 from model.spec import ExperimentSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from deploy.calibration import CalibrationImages
     from deploy.precision import Lowered
     from deploy.sidecar import OnnxSidecar
     from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec
     from model.batch import ImageBatch
     from model.checkpoint import Checkpoint
+    from model.network.detr import DeformableDETR
 
-LATENCY_SECONDS = 2.0
-"""Spent on the latency of each form."""
 SHOWN = 3
 """Nodes that are named of those kept in a higher precision."""
 
@@ -158,7 +155,7 @@ class _Scale:
         if spec.dataset.has_test:
             self.splits.append("test")
         self.expected: dict[Split, float] = {}
-        self._image: ImageBatch | None = None
+        self._images: ImageBatch | None = None
 
     @property
     def judge(self) -> Split | None:
@@ -187,9 +184,8 @@ class _Scale:
             detect = detector(predict, self.spec)
             result, _ = score(detect, self.spec, self.described.size, split=split, cpus=self.cpus)
             self.expected[split] = result.numbers["mAP50"]
-        latency = self.latency(lambda pixels: predict(pixels, None), "float32")
-        file = self.winner.path
-        return Row("PyTorch", file, file.stat().st_size, dict(self.expected), 0.0 if self.splits else None, latency)
+        file, drop = self.winner.path, 0.0 if self.splits else None
+        return Row("PyTorch", file, file.stat().st_size, dict(self.expected), drop, self._latency(model))
 
     def exported(self) -> Row:
         """The row of the FP32 export. Raises ParityError where its mAP50 is not that of PyTorch."""
@@ -207,14 +203,10 @@ class _Scale:
 
     def row(self, precision: str, onnx: Path, note: str = "", known: Mapping[Split, float] | None = None) -> Row:
         """known: scores of the file that were measured already."""
-        from deploy.runtime import OnnxPredictor
-
         found = {split: (known or {}).get(split) for split in self.splits}
         scores = {split: self.score(onnx, split) if value is None else value for split, value in found.items()}
         drop = self.expected[self.judge] - scores[self.judge] if self.judge else None
-        graph = OnnxPredictor(onnx)
-        latency = self.latency(graph.run, str(graph.dtype).removeprefix("torch."))
-        return Row(f"ONNX {precision}", onnx, onnx.stat().st_size, scores, drop, latency, note)
+        return Row(f"ONNX {precision}", onnx, onnx.stat().st_size, scores, drop, self._latency(onnx), note)
 
     def score(self, onnx: Path, split: Split) -> float:
         """mAP50 of an ONNX file in ONNX Runtime."""
@@ -222,22 +214,26 @@ class _Scale:
 
         return evaluate_file(onnx, self.given, split=split, cpus=self.cpus)[0].numbers["mAP50"]
 
-    def latency(self, run: "Callable[[Tensor], object]", dtype: str) -> float | None:
-        """Median of one image through the network, milliseconds; None without an image to run it on. dtype: uint8 for
-        pixels as they are, float32 for normalised ones."""
+    def _latency(self, network: "Path | DeformableDETR") -> float | None:
+        """Median of one image through an ONNX file or PyTorch's network, milliseconds; None without an image."""
         from deploy.evaluate import images_of
+        from deploy.latency import of_graph
+        from deploy.runtime import OnnxPredictor, graph_input
         from model.batch import normalise
-        from model.latency import measure
+        from model.latency import of_torch
 
         if self.judge is None:
             return None
-        if self._image is None:
-            self._image = next(iter(images_of(self.spec, self.described.size, split=self.judge, cpus=0)[1]))
-        one, sizes = self._image, self.spec.dataset.augmentation
-        pixels = one.pixels[:1]
-        if dtype != "uint8":
-            pixels, _ = normalise(pixels, one.sizes[:1], sizes.input_mean, sizes.input_std)
-        return measure(lambda _: lambda: run(pixels), (1,), seconds=LATENCY_SECONDS)[0].median_ms
+        if self._images is None:
+            self._images = next(iter(images_of(self.spec, self.described.size, split=self.judge, cpus=0)[1]))
+        images, sizes = self._images, self.spec.dataset.augmentation
+        if isinstance(network, Path):
+            graph = OnnxPredictor(network, exact=False)  # as ONNX Runtime runs it by itself
+            found = of_graph(graph, graph_input(graph, images, self.spec), (1,))
+        else:
+            pixels, _ = normalise(images.pixels, images.sizes, sizes.input_mean, sizes.input_std)
+            found = of_torch(network, pixels, None, (1,))
+        return found.rows[0].median_ms
 
 
 def _data(spec: ExperimentSpec) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from deploy import precision, trt
 from deploy.parity import ParityError
 from deploy.sidecar import require_onnx
 from deploy.spec import CalibrationSpec, DeploySpec, ExportSpec, GenTrtEngineSpec, MaxDropSpec, TensorRTSpec
-from hpo import handoff
 from hpo.delivery import Delivery, DeliveryError
 from hpo.handoff import Wanted, hand_off
 from model.handoff import Handoff
@@ -22,11 +21,6 @@ from model.spec import DatasetSpec, ExperimentSpec, ModelSpec, Source
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 Give = Callable[..., Delivery]
-
-
-@pytest.fixture(autouse=True)
-def _in_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handoff, "LATENCY_SECONDS", 0.01)
 
 
 @pytest.fixture
