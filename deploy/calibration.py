@@ -13,11 +13,12 @@ import torch
 
 from deploy.sidecar import OnnxSidecar
 from model.batch import normalise
-from model.data.coco import CocoIndex
+from model.data.coco import CocoIndex, read_coco
 from model.data.sources import local
 from model.data.transforms import Sample, decode, resize
 from model.errors import DataError
 from model.infer_sources import images_below
+from model.spec import ExperimentSpec
 
 KEY = "gen_trt_engine.tensorrt.calibration.cal_image_dir"
 
@@ -133,3 +134,27 @@ def from_index(index: CocoIndex, count: int, described: OnnxSidecar, *, batch_si
     if not paths:
         raise problem or DataError("calibration needs at least one image, but the data set has none; name another.")
     return CalibrationImages(paths, described, batch_size=batch_size)
+
+
+def from_spec(spec: ExperimentSpec, described: OnnxSidecar, most: int, *, batch_size: int = 1) -> CalibrationImages:
+    """The images of `dataset.quant_calibration_data_sources`, all of them; else `most` of the training images. Raises
+    DataError where the spec names neither."""
+    source = spec.dataset.quant_calibration_data_sources
+    if source.json_file:
+        index = read_coco((source,))
+        return from_index(index, len(index.images), described, batch_size=batch_size)
+    if source.image_dir:
+        paths = images_below(local(source.image_dir))
+        if not paths:
+            raise DataError(
+                "`dataset.quant_calibration_data_sources.image_dir` must hold images, but there are none in "
+                f"`{source.image_dir}`; name another."
+            )
+        return CalibrationImages(paths, described, batch_size=batch_size)
+    named = [each for each in spec.dataset.train_data_sources if each.json_file]
+    if not named:
+        raise DataError(
+            "INT8 and FP16 need images to measure ranges on, but `dataset.quant_calibration_data_sources` and "
+            "`dataset.train_data_sources` name none; set dataset.quant_calibration_data_sources.image_dir."
+        )
+    return from_index(read_coco(named), most, described, batch_size=batch_size)

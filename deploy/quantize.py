@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 
 from deploy import sidecar
-from deploy.calibration import CalibrationImages, from_index
+from deploy.calibration import from_spec
 from deploy.evaluate import evaluate_file
 from deploy.int8 import layers
 from deploy.layer_rules import NATIVE, rules, select
@@ -20,11 +20,6 @@ from deploy.tensors import load
 from deploy.weight_only import choose, quantise
 from model.adopt import adopt
 from model.checkpoint import Checkpoint, load_model, read_checkpoint
-from model.data.coco import read_coco
-from model.data.sources import local
-from model.errors import DataError
-from model.infer_sources import images_below
-from model.spec import ExperimentSpec
 from model.status import StatusLog
 
 WEIGHTS, GRAPH, REPORT = "quantized_model_torchao.pth", "quantized_model.onnx", "quantize.json"
@@ -152,7 +147,7 @@ def _graph(path: Path, given: Mapping[str, Any], wanted: QuantizeSpec, deploy: D
     def score(file: Path) -> float:
         return evaluate_file(file, given, split="val")[0].numbers["mAP50"]
 
-    images = calibration(spec, described, deploy.calibration_images)
+    images = from_spec(spec, described, deploy.calibration_images, batch_size=spec.dataset.batch_size)
     made = lower(
         path,
         out / GRAPH,
@@ -201,27 +196,3 @@ def _weight_error(before: ModelProto, after: ModelProto) -> float:
         largest = np.abs(weight).max(1, keepdims=True) + np.finfo(np.float32).tiny
         errors.append(float((np.abs(kept - weight) / largest).max()))
     return max(errors)
-
-
-def calibration(spec: ExperimentSpec, described: sidecar.OnnxSidecar, most: int) -> CalibrationImages:
-    """The images of `dataset.quant_calibration_data_sources`, all of them; else `most` of the training images."""
-    source = spec.dataset.quant_calibration_data_sources
-    batch = spec.dataset.batch_size
-    if source.json_file:
-        index = read_coco((source,))
-        return from_index(index, len(index.images), described, batch_size=batch)
-    if source.image_dir:
-        paths = images_below(local(source.image_dir))
-        if not paths:
-            raise DataError(
-                "`dataset.quant_calibration_data_sources.image_dir` must hold images, but there are none in "
-                f"`{source.image_dir}`; name another."
-            )
-        return CalibrationImages(paths, described, batch_size=batch)
-    named = [each for each in spec.dataset.train_data_sources if each.json_file]
-    if not named:
-        raise DataError(
-            "mode=static_ptq needs images to measure ranges on, but `dataset.quant_calibration_data_sources` and "
-            "`dataset.train_data_sources` name none; set dataset.quant_calibration_data_sources.image_dir."
-        )
-    return from_index(read_coco(named), most, described, batch_size=batch)

@@ -268,17 +268,14 @@ def _lower(
 
 
 def _calibration(spec: ExperimentSpec, described: "OnnxSidecar", wanted: Wanted) -> "CalibrationImages":
-    """The images that the spec names for it, else a sample of the training images."""
-    from deploy import calibration
-    from model.data.datamodule import CocoDataModule
+    """The images of `cal_image_dir`, else those that the spec names for every precision, or of the training data."""
+    from deploy.calibration import from_folders, from_spec
 
     asked = wanted.engine.tensorrt.calibration
-    size, count = asked.cal_batch_size, wanted.deploy.calibration_images
+    size = asked.cal_batch_size
     if asked.cal_image_dir:
-        return calibration.from_folders(
-            asked.cal_image_dir, batch_size=size, batches=asked.cal_batches, described=described
-        )
-    return calibration.from_index(CocoDataModule(spec, cpus=1).train_index, count, described, batch_size=size)
+        return from_folders(asked.cal_image_dir, batch_size=size, batches=asked.cal_batches, described=described)
+    return from_spec(spec, described, wanted.deploy.calibration_images, batch_size=size)
 
 
 def _note(lowered: "Lowered") -> str:

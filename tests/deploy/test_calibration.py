@@ -13,14 +13,14 @@ from onnx import ModelProto, numpy_helper
 from PIL import Image
 
 from deploy import ranges, sidecar
-from deploy.calibration import CalibrationImages, from_folders, from_index
+from deploy.calibration import CalibrationImages, from_folders, from_index, from_spec
 from deploy.ranges import BINS, StaleCalibration, cached, measured
 from deploy.sidecar import OnnxSidecar
 from deploy.tensors import load, run, session
 from model.batch import normalise
 from model.data.coco import read_coco
 from model.errors import DataError
-from model.spec import Source
+from model.spec import ExperimentSpec, Source
 from tests.deploy.toy import SIDE, noise, plain, save
 
 
@@ -133,6 +133,23 @@ def test_a_sample_of_a_data_set_is_even_and_always_the_same(pictures: Source, on
     assert names == [path.stem for path in from_index(index, 3, described, batch_size=2).paths]
     assert [names[0] in "12", names[1] in "34", names[2] in "567"] == [True] * 3
     assert from_index(index, 99, described, batch_size=2).count == 7
+
+
+def test_where_the_images_of_a_spec_come_from(onnx: Path, pictures: Source, tmp_path: Path) -> None:
+    described = sidecar.require_onnx(onnx)
+
+    def images(**dataset: Any) -> int:
+        return from_spec(ExperimentSpec.from_dict({"dataset": dataset}), described, 3).count
+
+    folder = {"image_dir": pictures.image_dir}
+    whole = {**folder, "json_file": pictures.json_file}
+    assert images(quant_calibration_data_sources=folder) == 7
+    assert images(quant_calibration_data_sources=whole, train_data_sources=[{}]) == 7
+    assert images(train_data_sources=[whole]) == 3
+    with pytest.raises(DataError, match=r"`dataset\.quant_calibration_data_sources` and .* name none"):
+        images()
+    with pytest.raises(DataError, match="there are none in"):
+        images(quant_calibration_data_sources={"image_dir": str(tmp_path)})
 
 
 def test_the_largest_value_of_every_tensor(toy: Path, images: CalibrationImages) -> None:

@@ -11,12 +11,11 @@ from deploy import sidecar
 from deploy.evaluate import evaluate_file
 from deploy.export import export_onnx
 from deploy.inference import inference_action
-from deploy.quantize import GRAPH, WEIGHTS, calibration, check, exceptions, quantize_action
+from deploy.quantize import GRAPH, WEIGHTS, check, exceptions, quantize_action
 from deploy.spec import DeploySpec, QuantizeSpec
 from deploy.tensors import load
 from model.checkpoint import load_model, read_checkpoint
-from model.errors import DataError
-from model.spec import ExperimentSpec, Source
+from model.spec import Source
 
 SQUARE = {"input_width": 64, "input_height": 64}
 
@@ -126,20 +125,3 @@ def test_which_nodes_of_a_graph(onnx: Path) -> None:
         kept(("Linear", "fp8_e4m3fn"))
     with pytest.raises(ValueError, match="`lm_head` fits none"):
         kept(skip=("lm_head",))
-
-
-def test_where_calibration_images_come_from(onnx: Path, pictures: Source, tmp_path: Path) -> None:
-    described = sidecar.require_onnx(onnx)
-
-    def images(**dataset: Any) -> int:
-        return calibration(ExperimentSpec.from_dict({"dataset": dataset}), described, 3).count
-
-    folder = {"image_dir": pictures.image_dir}
-    whole = {**folder, "json_file": pictures.json_file}
-    assert images(quant_calibration_data_sources=folder) == 7
-    assert images(quant_calibration_data_sources=whole, train_data_sources=[{}]) == 7
-    assert images(train_data_sources=[whole]) == 3
-    with pytest.raises(DataError, match=r"`dataset\.quant_calibration_data_sources` and .* name none"):
-        images()
-    with pytest.raises(DataError, match="there are none in"):
-        images(quant_calibration_data_sources={"image_dir": str(tmp_path)})

@@ -164,16 +164,20 @@ def test_a_precision_that_loses_too_much_fails_alone_and_loudly(
         delivery.require()
 
 
+@pytest.mark.parametrize(("folders", "images"), [(True, 4), (False, 7)])
 def test_calibration_is_by_the_images_that_the_spec_names(
-    give: Give, run_dir: Path, tiny_pictures: Source, monkeypatch: pytest.MonkeyPatch
+    give: Give, run_dir: Path, tiny_pictures: Source, monkeypatch: pytest.MonkeyPatch, folders: bool, images: int
 ) -> None:
     monkeypatch.setattr(trt, "import_module", no_tensorrt)
-    named = CalibrationSpec(cal_image_dir=(str(tiny_pictures.image_dir),), cal_batch_size=2, cal_batches=2)
+    named = CalibrationSpec(
+        cal_image_dir=(str(tiny_pictures.image_dir),) if folders else (), cal_batch_size=2, cal_batches=2
+    )
+    data = DatasetSpec(quant_calibration_data_sources=tiny_pictures)
     limits = MaxDropSpec(int8=1.0)
-    give(DatasetSpec(), wanted(DeploySpec(max_drop=limits), data_type="INT8", calibration=named))
+    give(data, wanted(DeploySpec(max_drop=limits, calibration_images=1), data_type="INT8", calibration=named))
     lowered = require_onnx(run_dir / "model.int8.onnx").lowered
     assert lowered is not None
-    assert lowered["calibration"]["images"] == 4
+    assert lowered["calibration"]["images"] == images
 
 
 def test_the_graph_has_the_form_that_was_asked_for_and_an_engine_that_fails_is_told(

@@ -13,12 +13,14 @@ import pytest
 import yaml
 
 from deploy.calibration import from_folders
-from deploy.quantize import calibration
+from deploy.calibration import from_spec as calibration
 from hpo.cli import direct
 from model.data import remote
 from model.data.digits import make_digits
 from model.spec import ExperimentSpec
 from tests.store import Store, Wire, wire_to
+
+FILES = ("images.tar.gz", "annotations.json")
 
 
 @pytest.fixture
@@ -80,6 +82,66 @@ def test_direct_actions(spec: Path, wire: Wire, s3: Store, tmp_path: Path, monke
     size = ("export.input_height=64", "export.input_width=64")
     assert direct(["export", *words, f"export.checkpoint={checkpoint}", onnx, *size]) == 0
     assert len(s3.asked) == before, "an export reads no data"
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow
+def test_each_action_goes_on_where_the_line_broke(
+    spec: Path, wire: Wire, s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with nothing in its cache, and the line cut once in the archive that it reads first."""
+    for package in ("torchao", "tensorrt_rtx"):
+        pytest.importorskip(package)
+    make_digits(tmp_path / "larger", size=48, images=96, seed=3)
+    s3.put_folder("digits", "", tmp_path / "larger")
+    monkeypatch.setattr(remote, "CHUNK", 1000)
+    out = tmp_path / "results"
+    checkpoint, onnx = out / "train" / "dd_model_latest.pth", tmp_path / "model.onnx"
+
+    def run(action: str, *words: str, broken: str | None = None) -> None:
+        monkeypatch.setenv("DDETR_CACHE", str(tmp_path / f"cache-{len(list(tmp_path.glob('cache-*')))}"))
+        monkeypatch.setattr(remote, "_known", {})
+        s3.asked.clear()
+        if broken is not None:
+            images, truth = ((tmp_path / "larger" / broken / name).stat().st_size for name in FILES)
+            wire.cuts = [truth + images // 2]
+            assert truth < images // 3, "so that the cut is in the archive, whichever is read first"
+        assert direct([action, "-e", str(spec), f"results_dir={out}", *words]) == 0
+        assert wire.cuts == []
+        if broken is None:
+            assert s3.asked == []
+        else:
+            whole, rest = s3.gets(f"s3://digits/{broken}/images.tar.gz")
+            assert whole is None
+            assert rest is not None
+
+    run("train", broken="train")
+    run("evaluate", f"evaluate.checkpoint={checkpoint}", broken="test")
+    run("inference", f"inference.checkpoint={checkpoint}", broken="test")
+    absent = "dataset.train_data_sources.0.image_dir=s3://nowhere/images.tar.gz"
+    size = ("export.input_height=64", "export.input_width=64")
+    run("export", f"export.checkpoint={checkpoint}", f"export.onnx_file={onnx}", *size, absent)
+    run("quantize", f"quantize.model_path={checkpoint}", f"quantize.results_dir={out}/weights", broken="test")
+    graph = ("quantize.mode=static_ptq", f"quantize.model_path={onnx}", f"quantize.results_dir={out}/graph")
+    run("quantize", *graph, broken="val")
+    calibration = "gen_trt_engine.tensorrt.calibration"
+    run(
+        "gen_trt_engine",
+        f"gen_trt_engine.onnx_file={onnx}",
+        f"gen_trt_engine.trt_engine={tmp_path}/model.engine",
+        "gen_trt_engine.tensorrt.data_type=INT8",
+        f'{calibration}.cal_image_dir=["s3://digits/val/images.tar.gz"]',
+        f"{calibration}.cal_batch_size=4",
+        f"{calibration}.cal_batches=2",
+        broken="val",
+    )
+    assert (tmp_path / "model.engine").stat().st_size > 0
+    for kind in ("weights", "graph"):
+        report = json.loads((out / kind / "quantize.json").read_text())
+        assert set(report["test_mAP50"]) == {"before", "after"}
+    for action in ("train", "evaluate", "inference", "export", "weights", "graph", "gen_trt_engine"):
+        ended = json.loads((out / action / "status.json").read_text().splitlines()[-1])
+        assert ended["status"] == "SUCCESS", action
 
 
 def test_calibration_images(spec: Path, wire: Wire, s3: Store) -> None:

@@ -413,10 +413,10 @@ def _(bench: Bench) -> None:
 
 
 def calibration_source(bench: Bench, changes: Mapping[str, Any]) -> list[str]:
-    from deploy.quantize import calibration
+    from deploy.calibration import from_spec
 
     described: Any = SimpleNamespace(input={"batch": -1})
-    return sorted(path.name for path in calibration(bench.spec(changes), described, 2).paths)
+    return sorted(path.name for path in from_spec(bench.spec(changes), described, 2).paths)
 
 
 @row("dataset.quant_calibration_data_sources.image_dir")
