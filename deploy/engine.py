@@ -15,7 +15,7 @@ import torch
 
 from deploy import gate, network, sidecar, timing, trt
 from deploy.runtime import EngineError, EnginePredictor, gpu
-from deploy.spec import PRECISIONS, TensorRTSpec
+from deploy.spec import PRECISIONS, GenTrtEngineSpec, TensorRTSpec
 from model.checkpoint import sha256
 from model.progress import progress
 
@@ -134,6 +134,20 @@ def build_engine(
         timings=None if timings is None else timings.said,
         runs_here=runs_here,
     )
+
+
+def options(spec: GenTrtEngineSpec) -> dict[str, Any]:
+    """What a spec asks of an engine of any precision, as build_engine takes it."""
+    wanted = spec.tensorrt
+    return {
+        "min_batch": wanted.min_batch_size,
+        "opt_batch": wanted.opt_batch_size,
+        "max_batch": wanted.max_batch_size,
+        "workspace_mb": wanted.workspace_size,
+        "timing_cache": Path(spec.timing_cache) if spec.timing_cache else None,
+        "gpu_id": spec.gpu_id,
+        "verbose": spec.verbose,
+    }
 
 
 def check_onnx(onnx: Path, *, batch_size: int, given: Mapping[str, Any]) -> None:

@@ -55,17 +55,16 @@ def export_onnx(
     normalisation inside. nvdsinfer: also writes DeepStream's files. lineage: added to what the checkpoint tells of
     itself. Raises ParityError, and writes nothing, when ONNX Runtime and PyTorch disagree.
     """
-    form = graph.Form(
+    form = _form(
         height=height,
         width=width,
         opset=opset,
         batch_size=batch_size,
-        attention=check_options(opset, batch_size, attention, input_dtype),
-        normalises=input_dtype == "uint8",
-        selects=postprocess,
+        attention=attention,
+        postprocess=postprocess,
+        input_dtype=input_dtype,
+        nvdsinfer=nvdsinfer,
     )
-    if nvdsinfer:
-        deepstream.check(form)
     files = [onnx, sidecar.path_of(onnx)]
     files += [onnx.with_name(name) for name in (deepstream.LABELS, deepstream.CONFIG)] if nvdsinfer else []
     _check_target(files, overwrite)
@@ -109,14 +108,7 @@ def export_action(spec: ExperimentSpec, export: ExportSpec) -> Path:
     export_onnx(
         Path(export.checkpoint),
         onnx,
-        height=export.input_height,
-        width=export.input_width,
-        opset=export.opset_version,
-        batch_size=export.batch_size,
-        attention=export.attention,
-        postprocess=export.postprocess,
-        input_dtype=export.input_dtype,
-        nvdsinfer=export.serialize_nvdsinfer,
+        **options(export),
         overwrite=export.overwrite,
         lineage={"model_name": spec.model_name} if spec.model_name else None,
         verbose=export.verbose,
@@ -162,35 +154,60 @@ def _check_target(files: list[Path], overwrite: bool) -> None:
             )
 
 
-def check_options(opset: int, batch_size: int, attention: str = "auto", input_dtype: str = "float32") -> str:
-    """Raises ValueError for what no export can do; returns the attention form that `attention` means."""
+def options(export: ExportSpec) -> dict[str, Any]:
+    """What a spec asks of the file, as export_onnx takes it."""
+    return {
+        "height": export.input_height,
+        "width": export.input_width,
+        "opset": export.opset_version,
+        "batch_size": export.batch_size,
+        "attention": export.attention,
+        "postprocess": export.postprocess,
+        "input_dtype": export.input_dtype,
+        "nvdsinfer": export.serialize_nvdsinfer,
+    }
+
+
+def check(export: ExportSpec) -> None:
+    """Raises ValueError for what an export with these options would refuse whatever the checkpoint."""
+    _form(**options(export))
+
+
+def _form(
+    *,
+    height: int,
+    width: int,
+    opset: int,
+    batch_size: int,
+    attention: str,
+    postprocess: bool,
+    input_dtype: str,
+    nvdsinfer: bool,
+) -> graph.Form:
+    """What export_onnx's options mean. Raises ValueError for what no export can do."""
     if opset not in OPSETS:
         raise ValueError(
             f"`export.opset_version` must be {OPSETS[0]} to {OPSETS[-1]}, but is {opset}; 17 is a good choice."
         )
     if batch_size != -1 and batch_size < 1:
         raise ValueError(f"`export.batch_size` must be at least 1, or -1 for any, but is {batch_size}.")
-    form = "gridsample" if attention == "auto" else attention
-    if form not in SAMPLERS:
+    sampling = "gridsample" if attention == "auto" else attention
+    if sampling not in SAMPLERS:
         raise ValueError(f"`export.attention` must be auto or one of {', '.join(SAMPLERS)}, but is `{attention}`.")
     if input_dtype not in DTYPES:
         raise ValueError(f"`export.input_dtype` must be one of {', '.join(DTYPES)}, but is `{input_dtype}`.")
-    return form
-
-
-def check(export: ExportSpec) -> None:
-    """Raises ValueError for what an export with these options would refuse whatever the checkpoint."""
     form = graph.Form(
-        height=export.input_height,
-        width=export.input_width,
-        opset=export.opset_version,
-        batch_size=export.batch_size,
-        attention=check_options(export.opset_version, export.batch_size, export.attention, export.input_dtype),
-        normalises=export.input_dtype == "uint8",
-        selects=export.postprocess,
+        height=height,
+        width=width,
+        opset=opset,
+        batch_size=batch_size,
+        attention=sampling,
+        normalises=input_dtype == "uint8",
+        selects=postprocess,
     )
-    if export.serialize_nvdsinfer:
+    if nvdsinfer:
         deepstream.check(form)
+    return form
 
 
 def _described(

@@ -7,7 +7,7 @@ from typing import Any
 
 from deploy import gate, sidecar, timing, trt
 from deploy.calibration import from_folders
-from deploy.engine import EngineReport, build_engine, check_onnx, check_options
+from deploy.engine import EngineReport, build_engine, check_onnx, check_options, options
 from deploy.precision import lower
 from deploy.spec import GenTrtEngineSpec, TensorRTSpec
 from model.spec import ENGINES
@@ -20,9 +20,8 @@ def gen_trt_engine_action(spec: GenTrtEngineSpec, given: Mapping[str, Any], out:
     with status.action("gen_trt_engine"):
         onnx, engine = _named_files(spec)
         check_options(spec.tensorrt)
-        cache = None if spec.timing_cache is None else Path(spec.timing_cache)
-        if cache is not None:
-            timing.check(cache)
+        if spec.timing_cache:
+            timing.check(Path(spec.timing_cache))
         trt.load()
         wanted = spec.tensorrt
         typed = lowered_onnx(onnx, engine, wanted, lambda: check_onnx(onnx, batch_size=spec.batch_size, given=given))
@@ -30,15 +29,9 @@ def gen_trt_engine_action(spec: GenTrtEngineSpec, given: Mapping[str, Any], out:
             report = build_engine(
                 typed,
                 engine,
-                min_batch=wanted.min_batch_size,
-                opt_batch=wanted.opt_batch_size,
-                max_batch=wanted.max_batch_size,
-                workspace_mb=wanted.workspace_size,
+                **options(spec),
                 precision=wanted.data_type,
                 batch_size=spec.batch_size,
-                timing_cache=cache,
-                gpu_id=spec.gpu_id,
-                verbose=spec.verbose,
                 given=given,
             )
         except BaseException:

@@ -6,7 +6,7 @@ that loses too much accuracy is a failure of its own row, and the others are sti
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ def hand_off(
     spec: the request's; its data sources and `evaluate` count, architecture and classes are the checkpoint's own.
     budget, lineage: as Handoff's. Files of an earlier handoff into this folder are replaced.
     """
-    from deploy.export import export_onnx
+    from deploy.export import export_onnx, options
     from model.checkpoint import read_checkpoint
     from model.handoff import Handoff
 
@@ -84,14 +84,7 @@ def hand_off(
     export_onnx(
         checkpoint,
         onnx,
-        height=export.input_height,
-        width=export.input_width,
-        opset=export.opset_version,
-        batch_size=export.batch_size,
-        attention=_form(export.attention),
-        postprocess=export.postprocess,
-        input_dtype=export.input_dtype,
-        nvdsinfer=export.serialize_nvdsinfer,
+        **options(replace(export, attention=_form(export.attention))),
         overwrite=True,
         lineage=lineage,
         verbose=export.verbose,
@@ -299,24 +292,18 @@ def _build(
     """The engines' rows; none, and a remark, where there is no TensorRT. One that cannot be built, or does not say what
     its ONNX file says, which only a GPU can tell, is a failure."""
     from deploy import trt
-    from deploy.engine import build_engine
+    from deploy.engine import build_engine, options
     from deploy.parity import ParityError
     from deploy.runtime import EngineError
 
-    asked, rows, said = wanted.engine.tensorrt, [], ""
+    rows, said = [], ""
     for precision, onnx in made.items():
         try:
             report = build_engine(
                 onnx,
                 run_dir / model_file(precision, ".engine"),
-                min_batch=asked.min_batch_size,
-                opt_batch=asked.opt_batch_size,
-                max_batch=asked.max_batch_size,
-                workspace_mb=asked.workspace_size,
+                **options(wanted.engine),
                 precision=precision,
-                timing_cache=Path(wanted.engine.timing_cache) if wanted.engine.timing_cache else None,
-                gpu_id=wanted.engine.gpu_id,
-                verbose=wanted.engine.verbose,
                 reference=made["FP32"],
             )
         except (ParityError, EngineError, ValueError) as error:
