@@ -143,19 +143,24 @@ def _choices(
     given = _weights(node.get("option_weights"), len(enum), notes)
     pairs: list[tuple[Any, float]] = []
     seen: set[tuple[bool, Any]] = set()
+    if any(_is_endless(choice) for choice in enum):
+        notes.append(("unreadable", "its choices that are no finite numbers are left out"))
     for choice, weight in zip(enum, given or [1.0] * len(enum), strict=True):
         clean = choice.strip() if isinstance(choice, str) else choice
         key = (isinstance(clean, bool), json.dumps(clean) if isinstance(clean, list | dict) else clean)
-        if clean is not None and key not in seen:
+        if clean is not None and not _is_endless(clean) and key not in seen:
             seen.add(key)
             pairs.append((clean, float(weight)))
+    if not pairs:
+        notes.append(("unreadable", "`enum` has no choice that a value could be; ignored"))
+        return kind, None, None
     if any(isinstance(each, str) and each != each.strip() for each in enum):
         notes.append(("unreadable", "its choices have spaces or line breaks around them; taken without"))
     several = isinstance(default, list) and not any(isinstance(each, list) for each in enum)
     if kind in ("string", "categorical") and several:
         kind = "list"
     fitting = [(_as_kind(choice, kind), weight) for choice, weight in pairs if _as_kind(choice, kind) is not None]
-    if pairs and not fitting:
+    if not fitting:
         notes.append(("contradiction", f"none of its choices is {WORDS[kind]}; its type is taken from them"))
         kind, fitting = "categorical", pairs
     elif len(fitting) < len(pairs):
@@ -174,10 +179,12 @@ def _weights(given: Any, count: int, notes: Notes) -> list[float] | None:
     return None
 
 
+def _is_endless(choice: Any) -> bool:
+    return isinstance(choice, int | float) and not isinstance(choice, bool) and not is_number(choice)
+
+
 def _as_kind(choice: Any, kind: str) -> Any:
     """A choice as a value of the type, None when it is none."""
-    if isinstance(choice, int | float) and not isinstance(choice, bool) and not is_number(choice):
-        return None
     if kind == "bool":
         return {"true": True, "false": False}.get(choice.lower()) if isinstance(choice, str) else (
             choice if isinstance(choice, bool) else None

@@ -175,6 +175,13 @@ def test_choices_that_are_not_of_the_type() -> None:
     assert leaf({"type": "bool", "enum": ["true", "False"]}).choices == (True, False)
     assert leaf({"type": "categorical", "enum": [1, "a", True, 1.0]}).choices == (1, "a", True)
     assert kinds(read({"type": "categorical", "enum": "abc"})) == ["unreadable"]
+    for kind in ("categorical", "ordered", "strange"):
+        endless = read({"type": kind, "enum": ["a", float("inf"), 10**400]})
+        assert endless.leaves["x"].choices == ("a",)
+        assert "unreadable" in kinds(endless)
+    nothing = read({"type": "int", "enum": [None, float("inf")]})
+    assert nothing.leaves["x"].choices is None
+    assert refused(nothing, {"x": 3}) == []
 
 
 def test_choices_with_line_breaks() -> None:
