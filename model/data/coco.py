@@ -5,6 +5,7 @@ Every contradiction a user can cause is found here, before the first step, and n
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -147,7 +148,8 @@ def find_image(folder: Path, name: str) -> Path | None:
     candidates = [folder / name, folder / "images" / name]
     if name.startswith(folder.name + "/"):
         candidates.append(folder.parent / name)
-    return next((path for path in candidates if name and path.is_file()), None)
+    # Path.is_file raises for a name that no file system takes.
+    return next((path for path in candidates if name and os.path.isfile(path)), None)
 
 
 def true_size(path: Path) -> tuple[int, int]:

@@ -110,6 +110,7 @@ NO_FOLDER = {"images": [{"id": 1, "file_name": "absent.png"}, {"id": 3, "file_na
         ({"images": "many"}, "needs a list of objects `images`"),
         ({"images": [{"id": 3, "file_name": "3.png"}] * 2}, "3 is there twice"),
         (NO_FOLDER, "names 2 images, but 1 are not in .*, the first `absent.png`"),
+        ({"images": [{"id": 1, "file_name": "x" * 4000}]}, "but 1 are not in"),  # longer than any name can be
         ({"annotations": [{"id": 1, "image_id": 77, "category_id": 2, "bbox": [0, 0, 1, 1]}]}, "names image 77"),
         ({"annotations": [{"id": 1, "image_id": 3, "category_id": 3, "bbox": [0, 0, 1, 1]}]}, "has category 3"),
         ({"annotations": [{"id": 1, "image_id": 3, "category_id": 2, "bbox": [0, 0, 1]}]}, "bbox of four numbers"),
