@@ -43,6 +43,11 @@ QUIET = {
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }
 """Set before ray is imported, unless the user set them."""
+OWN = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else it listens on every network; Ray has no other switch for loopback
+    "RAY_AUTH_MODE": "token",  # and who reaches it without the token of this user's home is refused
+}
+"""As QUIET, for a Ray of our own."""
 WORKER_ENV = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
 """How long a stopped training may take to leave a worker that is to be used again."""
 CALL_S = 10.0
@@ -77,14 +82,14 @@ def workers(
 
     Raises ClusterError when the cluster cannot be reached or a node is not ready, ValueError when no trial fits.
     """
-    for name, value in QUIET.items():
+    address = os.environ.get("RAY_ADDRESS") or None
+    address = None if address == "local" else address
+    for name, value in (QUIET | (OWN if address is None else {})).items():
         os.environ.setdefault(name, value)
     import ray
 
     scratch = run_dir / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed
-    address = os.environ.get("RAY_ADDRESS") or None
-    address = None if address == "local" else address
     begun = not ray.is_initialized()
     if begun:
         logging.getLogger("ray").setLevel(logging.ERROR)

@@ -38,11 +38,11 @@ def tracking_in_the_run_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory: pytest.TempPathFactory):
     """Two CPUs; workers find the stand-in training by name."""
-    from hpo.cluster import QUIET, options
+    from hpo.cluster import OWN, QUIET, options
 
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), before)))
-    for name, value in QUIET.items():
+    for name, value in (QUIET | OWN).items():
         os.environ.setdefault(name, value)
     import ray
 

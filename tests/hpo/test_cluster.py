@@ -1,8 +1,12 @@
 """What a trial gets of which nodes, how Ray is called, and what a node is asked before it may train."""
 
+import ipaddress
+import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +132,50 @@ def test_nobody_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     expected = f"must be a Ray cluster that this machine is a node of, but {address} is not"
     with pytest.raises(ClusterError, match=expected), cluster.workers(tmp_path, ExperimentSpec(), SweepSpec()):
         pass
+
+
+LISTENING = """
+import json, os, subprocess, sys
+from pathlib import Path
+from hpo import cluster
+from hpo.sweep_spec import SweepSpec
+from model.spec import ExperimentSpec
+
+with cluster.workers(Path(sys.argv[1]), ExperimentSpec(), SweepSpec()):
+    import ray
+    import psutil  # which ray brings
+
+    here = psutil.Process()
+    every = [each for one in (here, *here.children(recursive=True)) for each in one.net_connections("inet")]
+    told = {"listens": sorted({each.laddr.ip for each in every if each.status == psutil.CONN_LISTEN})}
+    address = ray.get_runtime_context().gcs_address
+    for name, token in (("stranger", {"RAY_AUTH_TOKEN": "0" * 32}), ("owner", {})):
+        program = f"import ray; ray.init({address!r}, log_to_driver=False)"
+        done = subprocess.run([sys.executable, "-c", program], env=os.environ | token, capture_output=True, text=True)
+        told[name] = done.returncode, done.stderr
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_our_own_ray_answers_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, for Ray reads its variables once."""
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps the token
+    home = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENING, str(tmp_path / "run")], cwd=home, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["listens"]
+    for address in map(ipaddress.ip_address, told["listens"]):
+        assert (getattr(address, "ipv4_mapped", None) or address).is_loopback, told["listens"]
+    assert told["owner"][0] == 0, told["owner"][1]
+    assert told["stranger"][0] != 0
+    assert "token" in told["stranger"][1].lower()
 
 
 @pytest.fixture
