@@ -6,7 +6,7 @@ been chosen because it did well on these very images.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,17 +54,20 @@ def difference(one: CocoEvaluator, other: CocoEvaluator, *, seed: int, replicate
 def matches(evaluator: CocoEvaluator) -> list[Matches]:
     """One for each class of the evaluator."""
     evaluation = evaluator.compared(by_size=False, thresholds=(0.5,))
-    places = {image_id: place for place, image_id in enumerate(evaluation.params.imgIds)}
-    most, found = evaluation.params.maxDets[-1], []
-    for start in range(0, len(evaluation.evalImgs), len(places)):
-        boxes = np.zeros(len(places))
+    most, images = evaluation.params.maxDets[-1], len(evaluation.params.imgIds)
+    records: dict[int, list[Any]] = {category: [] for category in evaluator.classes}
+    for one in filter(None, evaluation.evalImgs):  # of each class in the order of the images
+        records[one["category_id"]].append(one)
+    found = []
+    for mine in records.values():
+        boxes = np.zeros(images)
         image, score, hit = [np.empty(0, int)], [np.empty(0)], [np.empty(0, bool)]
-        for one in filter(None, evaluation.evalImgs[start : start + len(places)]):
-            counts = ~one["dtIgnore"][0, :most].astype(bool)
-            boxes[places[one["image_id"]]] = np.sum(np.asarray(one["gtIgnore"]) == 0)
+        for one in mine:
+            counts = ~np.asarray(one["dtIgnore"], dtype=bool)[0, :most]
+            boxes[one["image_id"]] = np.sum(np.asarray(one["gtIgnore"]) == 0)
             score.append(np.asarray(one["dtScores"][:most])[counts])
-            hit.append(one["dtMatches"][0, :most][counts] > 0)
-            image.append(np.full(len(score[-1]), places[one["image_id"]]))
+            hit.append(np.asarray(one["dtMatches"])[0, :most][counts] > 0)
+            image.append(np.full(len(score[-1]), one["image_id"]))
         order = np.argsort(-np.concatenate(score), kind="mergesort")
         found.append(Matches(np.concatenate(image)[order], np.concatenate(hit)[order], boxes))
     return found

@@ -1,20 +1,17 @@
 """What a training is judged by: metrics that carry their goal, measurements, and COCO average precision.
 
-pycocotools does the arithmetic. This module knows detections and ground truth; it knows no network and no batches.
+`model.scoring` has the arithmetic. This module knows detections and ground truth; it knows no network and no batches.
 """
 
-import io
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from model import scoring
 from model.data.coco import CocoIndex
 from model.data.records import UNREADABLE
 
@@ -115,80 +112,21 @@ class CocoEvaluator:
         return np.concatenate([np.empty((0, 7)), *self._rows])
 
     def result(self, *, by_size: bool = True) -> CocoResult:
-        """`by_size` False leaves the six numbers of small, medium and large objects at -1, in a third of the time."""
-        evaluation = self.compared(by_size=by_size)
-        with redirect_stdout(io.StringIO()):
-            evaluation.accumulate()
-            evaluation.summarize()
-        # precision: IoU threshold x recall x class x area range x detection limit
-        precision = evaluation.eval["precision"][:, :, :, 0, -1]
-        numbers = dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
+        """`by_size` False leaves the six numbers of small, medium and large objects at -1, in half of the time."""
+        numbers, precision = scoring.summarise(self.compared(by_size=by_size))
         columns = list(enumerate(self.classes))
         return CocoResult(
-            numbers,
+            dict(zip(NUMBERS, numbers, strict=True)),
             {category: _mean_of_known(precision[:, :, column]) for column, category in columns},
             {category: _mean_of_known(precision[0, :, column]) for column, category in columns},
             {category: tuple(precision[0, :, column].tolist()) for column, category in columns},
         )
 
-    def compared(self, *, by_size: bool = True, thresholds: Sequence[float] = ()) -> COCOeval:
-        """pycocotools' own record of which detection found what. `thresholds` of IoU in place of the ten usual ones."""
-        with redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(_ground_truth(self.index), _found(self.index, self.rows()), "bbox")
-            evaluation.params.catIds = self.classes
-            if thresholds:
-                evaluation.params.iouThrs = np.array(thresholds)
-            if not by_size:
-                evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
-            evaluation.evaluate()
-        return evaluation
+    def compared(self, *, by_size: bool = True, thresholds: Sequence[float] = ()) -> Any:
+        """A COCOeval that knows which detection found what; see `scoring.compare`."""
+        return scoring.compare(self.index, self.rows(), self.classes, by_size=by_size, thresholds=thresholds)
 
 
 def _mean_of_known(precision: np.ndarray) -> float:
     known = precision[precision > -1]
     return float(known.mean()) if known.size else -1.0
-
-
-def _ground_truth(index: CocoIndex) -> COCO:
-    annotations: list[dict[str, Any]] = []
-    for position, image in enumerate(index.images):
-        truth = index.annotations_of(position)
-        for (x0, y0, x1, y1), label, area, crowd in zip(*(part.tolist() for part in truth), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image.id,
-                    "category_id": label,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": area,
-                    "iscrowd": int(crowd),
-                }
-            )
-    return _coco(index, annotations)
-
-
-def _found(index: CocoIndex, rows: np.ndarray) -> COCO:
-    annotations = [
-        {
-            "id": number,
-            "image_id": int(image_id),
-            "category_id": int(label),
-            "bbox": [x, y, width, height],
-            "area": width * height,
-            "iscrowd": 0,
-            "score": score,
-        }
-        for number, (image_id, x, y, width, height, score, label) in enumerate(rows.tolist(), start=1)
-    ]
-    return _coco(index, annotations)
-
-
-def _coco(index: CocoIndex, annotations: list[dict[str, Any]]) -> COCO:
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": image.id} for image in index.images],
-        "categories": [{"id": key, "name": name} for key, name in index.categories.items()],
-        "annotations": annotations,
-    }
-    coco.createIndex()
-    return coco

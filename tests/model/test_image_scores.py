@@ -1,14 +1,11 @@
-import io
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pycocotools.cocoeval import COCOeval
 
 from model.data.coco import Annotations, CocoIndex, ImageRecord
 from model.image_scores import ImageScore, image_scores
-from model.metrics import _found, _ground_truth
+from model.scoring import compare
 
 
 def index_of(boxes: list[list[tuple[int, list[float], bool]]]) -> CocoIndex:
@@ -72,16 +69,13 @@ def test_hits_are_pycocotools_own_and_no_threshold_is_better(seed: int) -> None:
 
     def counted(least: float) -> np.ndarray:
         """hits, wrong, missed of each image (12, 3)."""
-        with redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(_ground_truth(index), _found(index, found[found[:, 5] >= least]), "bbox")
-            evaluation.params.iouThrs, evaluation.params.areaRng = np.array([0.5]), [[0, 1e10]]
-            evaluation.evaluate()
+        rows = found[found[:, 5] >= least]
+        evaluation = compare(index, rows, [1, 2], by_size=False, thresholds=[0.5], reference=True)
         total = np.zeros((12, 3), int)
         for one in filter(None, evaluation.evalImgs):
-            place = one["image_id"] // 10 - 1
             kept = ~one["dtIgnore"][0].astype(bool)
             hits = int((one["dtMatches"][0][kept] > 0).sum())
-            total[place] += (hits, int(kept.sum()) - hits, int((np.array(one["gtIgnore"]) == 0).sum()) - hits)
+            total[one["image_id"]] += (hits, int(kept.sum()) - hits, int((np.array(one["gtIgnore"]) == 0).sum()) - hits)
         return total
 
     assert counted(threshold).tolist() == [[score.hits, score.wrong, score.missed] for score in scores]
