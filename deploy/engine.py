@@ -18,6 +18,7 @@ from deploy.runtime import EngineError, EnginePredictor, gpu
 from deploy.spec import PRECISIONS, GenTrtEngineSpec, TensorRTSpec
 from model.checkpoint import sha256
 from model.progress import progress
+from model.whole import in_place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def build_engine(
             timing.keep(config, library, timing_cache)
     del parser
     seconds = time.perf_counter() - start
-    with sidecar.in_place(engine, sidecar.path_of(engine)) as (partial, described_by):
+    with in_place(engine, sidecar.path_of(engine)) as (partial, described_by):
         partial.write_bytes(plan)
         content = sidecar.EngineSidecar(
             format_version=sidecar.FORMAT_VERSION,

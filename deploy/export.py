@@ -17,6 +17,7 @@ from model.evaluate import torch_predictor
 from model.network.attention import SAMPLERS
 from model.progress import progress
 from model.spec import ExperimentSpec
+from model.whole import in_place
 
 OPSETS = range(16, 21)
 """GridSample came with 16; the exporter ends at 20."""
@@ -72,7 +73,7 @@ def export_onnx(
     sizes, num_select = source.spec.dataset.augmentation, source.spec.model.num_select
     detector = graph.Detector(model, form, sizes.input_mean, sizes.input_std, num_select)
     pixels = parity.photographs(height, width)
-    with progress("exporting to ONNX", 2, "parts") as counting, sidecar.in_place(*files) as (partial, beside, *more):
+    with progress("exporting to ONNX", 2, "parts") as counting, in_place(*files) as (partial, beside, *more):
         counting.advance(0, "tracing")
         example = pixels if form.normalises else pixels / 255.0
         graph.write(detector, example, partial, verbose=verbose)

@@ -22,6 +22,7 @@ from deploy.tensors import load, types_of
 from model.checkpoint import sha256
 from model.errors import Kind
 from model.progress import progress
+from model.whole import in_place
 
 MAX_DRIFT: Mapping[str, float] = {"FP16": 0.005, "INT8": 0.015}
 """Mean distance of detections (see Drift) that is allowed where no score decides; FP16 keeps it in any case. Measured
@@ -111,7 +112,7 @@ def lower(
                 "calibration": {**calibration, "images": images.count, "sha256": images.digest},
             },
         )
-        with sidecar.in_place(target, sidecar.path_of(target)) as (partial, described_by):
+        with in_place(target, sidecar.path_of(target)) as (partial, described_by):
             _write(found.model, content, partial, described_by)
     return Lowered(
         onnx=target,

@@ -11,10 +11,10 @@ from onnx import ModelProto
 from scipy.stats import entropy
 
 from deploy.calibration import CalibrationImages
-from deploy.sidecar import in_place
 from deploy.tensors import extents, read
 from model.errors import Kind
 from model.progress import progress, track
+from model.whole import in_place
 
 METHODS = ("minmax", "entropy", "percentile")
 BINS = 2048

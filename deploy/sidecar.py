@@ -6,9 +6,7 @@ pair which does not belong together is found, and both files appear under their 
 
 import dataclasses
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -263,18 +261,3 @@ def _read(cls: type[_Sidecar], file: Path, what: str, fix: str) -> _Sidecar:
 def require_file(path: Path, what: str) -> None:
     if not path.is_file():
         raise ValueError(f"{what} must exist, but there is no file `{path}`; check the path.")
-
-
-@contextmanager
-def in_place(*files: Path) -> Iterator[tuple[Path, ...]]:
-    """Paths to write to, beside `files`. They get their names when the block ends, and vanish when it raises."""
-    partials = tuple(file.with_name(f".{file.name}.partial") for file in files)
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partials
-        for partial, file in zip(partials, files, strict=True):
-            os.replace(partial, file)
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)

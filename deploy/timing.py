@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy import sidecar, trt
+from model.whole import in_place
 
 KEY = "gen_trt_engine.timing_cache"
 
@@ -52,7 +53,7 @@ def attach(config: Any, library: trt.Library, log: Any, path: Path) -> Timings:
 
 def keep(config: Any, library: trt.Library, path: Path) -> None:
     """Writes the timings after a build."""
-    with sidecar.in_place(path, sidecar.path_of(path)) as (partial, described):
+    with in_place(path, sidecar.path_of(path)) as (partial, described):
         partial.write_bytes(bytes(config.get_timing_cache().serialize()))
         described.write_text(_own(library), encoding="utf-8")
 

@@ -14,11 +14,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deploy import sidecar
 from deploy.layer_rules import Rule, select
 from model.checkpoint import KEY, PREFIX, Checkpoint, describe
 from model.errors import Kind
 from model.quantised import SCALES, STATE
+from model.whole import in_place
 
 
 class TorchaoMissing(ImportError):  # noqa: N818 - named for what happened
@@ -70,7 +70,7 @@ def quantise(model: nn.Module, source: Checkpoint, chosen: Mapping[str, str], ta
             "metrics": dict(source.metrics),
         },
     )
-    with sidecar.in_place(target) as (partial,):
+    with in_place(target) as (partial,):
         torch.save({STATE: state, SCALES: scales, KEY: described}, partial)
     after = _bytes((*state.values(), *scales.values()))
     return Quantised(dict(chosen), before, after, error, worst.removesuffix(".weight"))

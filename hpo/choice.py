@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hpo.delivery import DELIVERY, Delivery, Row, Split
 from hpo.handoff import clear
 from hpo.runs import HANDOFF
+from model.whole import in_place
 
 if TYPE_CHECKING:
     from deploy.spec import DeploySpec
@@ -72,8 +73,9 @@ def promote(member: Member, run: Path, because: str) -> Delivery:
             rows.append(row)
             continue
         target = run / row.file.name
-        for file, copy in ((row.file, target), (path_of(row.file), path_of(target))):
-            shutil.copy2(file, copy)
+        with in_place(target, path_of(target)) as copies:
+            for file, copy in zip((row.file, path_of(row.file)), copies, strict=True):
+                shutil.copy2(file, copy)
         rows.append(row._replace(file=target))
     delivery = member.delivery._replace(
         rows=tuple(rows), remarks=(f"Handed over: {because}.", *member.delivery.remarks)

@@ -1,12 +1,13 @@
 """The small files of a run folder, each written whole or not at all. Knows YAML and JSON; knows no study."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from model import whole
 
 
 def write_spec(spec: Mapping[str, Any], path: Path) -> None:
@@ -20,10 +21,7 @@ def write_json(value: Mapping[str, Any] | Sequence[Any], path: Path) -> None:
 
 def write_text(text: str, path: Path) -> None:
     """Beside the file, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    whole.write_text(text, path)
 
 
 def existing(folder: Path) -> Path:

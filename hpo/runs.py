@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from hpo.errors import ResultsDirError, RunError
-from hpo.files import existing
+from hpo.files import existing, write_text
 from model.spec import ExperimentSpec
 
 HANDOFF, BEST = "handoff.json", "model_best.pth"
@@ -74,7 +74,7 @@ def find_run(name: str, root: Path = Path("runs")) -> Path:
 
 def write_sections(run: Path, sections: Mapping[str, Any]) -> None:
     """Keeps the deployment sections beside the spec, for the handoff after a resume."""
-    (run / SECTIONS).write_text(yaml.safe_dump(dict(sections), sort_keys=False), encoding="utf-8")
+    write_text(yaml.safe_dump(dict(sections), sort_keys=False), run / SECTIONS)
 
 
 def read_sections(run: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from hpo import guard
 from hpo.errors import InUseError, UnfitWorkerError
 from hpo.faults import is_disk_full, is_infrastructure
+from hpo.files import write_json
 from hpo.locks import exclusive
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _take_over(out: Path, train: str, say: Say) -> None:
         say({TAKEN_OVER: [dataclasses.asdict(one) for one in past]})
     except CheckpointError as error:
         say({ADJUSTED: f"no checkpoint of trial {Path(wanted['parent']).name} could be taken over ({error})"})
-    taken.write_text(json.dumps({"serial": wanted["serial"]}), encoding="utf-8")
+    write_json({"serial": wanted["serial"]}, taken)
 
 
 @contextmanager

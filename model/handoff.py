@@ -11,6 +11,7 @@ from typing import Any
 from model.checkpoint import Checkpoint, public_dict
 from model.errors import CheckpointError
 from model.metrics import VAL_MAP50, Metric
+from model.whole import write_text
 
 SCHEMA_VERSION = 1
 
@@ -67,9 +68,7 @@ class Handoff:
         )
 
     def write(self, path: Path) -> None:
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", path)
 
     @classmethod
     def read(cls, path: Path) -> "Handoff":

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import ImageColor
+from PIL import Image, ImageColor
 
 from model.adopt import adopt
 from model.batch import Target
@@ -22,6 +22,7 @@ from model.pictures import Mark, class_colour, draw
 from model.progress import track
 from model.spec import ExperimentSpec
 from model.status import StatusLog
+from model.whole import in_place, write_text
 
 log = logging.getLogger(__name__)
 
@@ -149,8 +150,8 @@ def _write(
     outline: int,
 ) -> None:
     text, drawn = out / picture.label, out / picture.drawn
-    for path in (text, drawn):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_text("".join(f"{line}\n" for line in lines), text)
     marks = [Mark(line.box, colours[line.label], f"{line.name}: {line.score:.2f}") for line in lines]
-    draw(image, marks, outline).save(drawn, quality=QUALITY)
+    with in_place(drawn) as (partial,):
+        kind = Image.registered_extensions()[drawn.suffix.lower()]
+        draw(image, marks, outline).save(partial, kind, quality=QUALITY)

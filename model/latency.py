@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from model.whole import write_text
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -58,7 +60,7 @@ class Latency:
     def write(self, folder: Path) -> None:
         """`latency.json`."""
         plain = {**asdict(self), "rows": [row._asdict() for row in self.rows]}
-        (folder / FILE).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        write_text(json.dumps(plain, indent=2) + "\n", folder / FILE)
 
     def where(self) -> str:
         words = {0: ", its own choice of threads", 1: ", 1 thread"}.get(self.threads, f", {self.threads} threads")

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from model import errors, launch
+from model.checkpoint import public_dict
 from model.fit import Fitted, Job, fit
 from model.interrupt import interruptible
 from model.keeper import OnEpoch
@@ -32,6 +33,7 @@ from model.metrics import Measurement
 from model.progress import Progress, progress
 from model.spec import ExperimentSpec
 from model.status import StatusLog
+from model.whole import write_text
 
 log = logging.getLogger(__name__)
 
@@ -185,14 +187,12 @@ def _write_error(path: Path, error: Exception) -> None:
     }
     if isinstance(error, errors.SpecError):
         said["problems"] = error.problems
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(said), encoding="utf-8")
-    partial.rename(path)
+    write_text(json.dumps(said), path)
 
 
 def _plain(job: Job) -> dict[str, Any]:
     return {
-        "spec": job.spec.to_dict(),
+        "spec": public_dict(job.spec),
         "out": str(job.out.absolute()),
         "cpus": job.cpus,
         "resume": None if job.resume is None else str(job.resume.absolute()),

@@ -18,6 +18,7 @@ from model.errors import DataError
 from model.image_scores import ImageScore, image_scores
 from model.metrics import RECALLS, CocoEvaluator, CocoResult
 from model.pictures import Mark, Tile, draw, enlarged, grid
+from model.whole import in_place, write_text
 
 log = logging.getLogger(__name__)
 
@@ -33,24 +34,24 @@ def write_result(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> Non
     """What `evaluate` leaves: write_numbers, results.json, the table of classes told, and the picture of extremes."""
     write_numbers(out, result, evaluator)
     plain = {name.replace("mAP", "AP"): value for name, value in result.numbers.items()}
-    (out / "results.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    write_text(json.dumps(plain, indent=2) + "\n", out / "results.json")
     for line in class_table(class_rows(result, evaluator)):
         log.info("%s", line)
     picture = worst_and_best(evaluator)
     if picture is not None:
-        picture.save(out / "worst_and_best.png")
+        with in_place(out / "worst_and_best.png") as (partial,):
+            picture.save(partial, "PNG")
 
 
 def write_numbers(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> None:
     """metrics.json, per_class.csv, predictions.json (COCO's results format)."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.json").write_text(json.dumps(result.numbers, indent=2) + "\n", encoding="utf-8")
+    write_text(json.dumps(result.numbers, indent=2) + "\n", out / "metrics.json")
     rows = class_rows(result, evaluator)
-    with (out / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+    with in_place(out / "per_class.csv") as (partial,), partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, ClassRow._fields)
         table.writeheader()
         table.writerows(row._asdict() for row in rows)
-    (out / "predictions.json").write_text(json.dumps(coco_results(evaluator.rows().tolist())), encoding="utf-8")
+    write_text(json.dumps(coco_results(evaluator.rows().tolist())), out / "predictions.json")
 
 
 def write_curves(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> None:
@@ -61,7 +62,7 @@ def write_curves(out: Path, result: CocoResult, evaluator: CocoEvaluator) -> Non
         for key, precision in result.precision50.items()
         if max(precision) >= 0
     ]
-    (out / "curves.json").write_text(json.dumps({"recall": RECALLS, "classes": classes}), encoding="utf-8")
+    write_text(json.dumps({"recall": RECALLS, "classes": classes}), out / "curves.json")
 
 
 def write_pictures(out: Path, evaluator: CocoEvaluator, most: int = PICTURES) -> None:
@@ -80,12 +81,13 @@ def write_pictures(out: Path, evaluator: CocoEvaluator, most: int = PICTURES) ->
         if tile is None:
             continue
         file = f"{len(told) + 1:02d}.jpg"
-        tile.image.save(folder / file, quality=85)
+        with in_place(folder / file) as (partial,):
+            tile.image.save(partial, "JPEG", quality=85)
         name = evaluator.index.images[score.position].path.name
         counts = {"hits": score.hits, "wrong": score.wrong, "missed": score.missed}
         told.append({"file": file, "image": name, "f1": round(score.f1, 4), **counts})
     plain = {"threshold": threshold, "images": len(scores), "pictures": told}
-    (folder / "pictures.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    write_text(json.dumps(plain, indent=2) + "\n", folder / "pictures.json")
 
 
 class ClassRow(NamedTuple):

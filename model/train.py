@@ -31,6 +31,7 @@ from model.rank import fit_in_ranks
 from model.spec import ExperimentSpec
 from model.status import StatusLog
 from model.takeover import take_over
+from model.whole import write_text
 
 __all__ = ["BEST", "LATEST", "TrainResult", "measure", "take_over", "train"]
 log = logging.getLogger(__name__)
@@ -150,8 +151,7 @@ def _with_seed(spec: ExperimentSpec, resume: Path | None) -> ExperimentSpec:
 
 
 def _prepare(out: Path, spec: ExperimentSpec, resume: Path | None) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "experiment.yaml").write_text(yaml.safe_dump(public_dict(spec), sort_keys=False), encoding="utf-8")
+    write_text(yaml.safe_dump(public_dict(spec), sort_keys=False), out / "experiment.yaml")
     for partial in out.glob(".*.pth.partial"):
         partial.unlink()  # a killed process was writing it
     if resume is None:

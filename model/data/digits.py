@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from model.progress import track
+from model.whole import write_text
 
 SPLITS = ("train", "val", "test")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -172,7 +173,6 @@ def _write(
     annotations: list[dict[str, Any]],
     classes: Literal["one", "ten"],
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     names = dict(sorted({category(digit, classes) for digit in range(10)}))
     content = {
         "info": {"description": "scikit-learn's scanned digits on its sample photographs"},
@@ -180,10 +180,10 @@ def _write(
         "annotations": annotations,
         "categories": [{"id": key, "name": name} for key, name in names.items()],
     }
-    (folder / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    write_text(json.dumps(content), folder / "annotations.json")
     # Line i names category i + 1, so ids that do not exist need a line too.
     labels = [names.get(key, "unknown") for key in range(1, max(names) + 1)]
-    (folder / "label_map.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+    write_text("\n".join(labels) + "\n", folder / "label_map.txt")
     _pack(folder / "images.tar.gz", pictures)
 
 

@@ -109,6 +109,20 @@ def ended(folder: Path) -> dict[str, Any]:
     return found
 
 
+def opened_for_writing(folder: Path) -> set[Path]:
+    """The files below `folder` that Python opens to write from now on, under the name at that time."""
+    found: set[Path] = set()
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str | Path) and set(arguments[1] or "") & set("wax+"):
+            path = Path(arguments[0]).absolute()
+            if folder in path.parents:
+                found.add(path)
+
+    sys.addaudithook(hook)
+    return found
+
+
 @pytest.mark.slow
 def test_all_actions_in_a_row_with_one_list_of_overrides(
     written: dict[str, Path], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -116,6 +130,7 @@ def test_all_actions_in_a_row_with_one_list_of_overrides(
     pytest.importorskip("torchao")
     pytest.importorskip("tensorrt_rtx")
     out = tmp_path / "results"
+    written_under = opened_for_writing(out)
     for action in ("train", "evaluate", "inference", "export", "gen_trt_engine", "quantize"):
         assert direct([action, "-e", str(written[action]), *common(digits, out)]) == 0, capsys.readouterr().err
         assert ended(out / action)["status"] == "SUCCESS"
@@ -129,6 +144,8 @@ def test_all_actions_in_a_row_with_one_list_of_overrides(
         "quantize/quantized_model_torchao.pth",
     }  # fmt: skip
     assert len([name for name in names if name.startswith("inference/labels/")]) > 3
+    assert {path.name for path in written_under if path.name[0] != "."} == {"status.json"}, "beside, then renamed"
+    assert len(written_under) > 20
 
 
 WRONG = ("model.nheads=5", "model.enc_layers=3", "model.num_select=900", "model.return_interm_indices=[7]",
