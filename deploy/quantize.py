@@ -21,6 +21,7 @@ from deploy.weight_only import choose, quantise
 from model.adopt import adopt
 from model.checkpoint import Checkpoint, load_model, read_checkpoint
 from model.status import StatusLog
+from model.whole import write_text
 
 WEIGHTS, GRAPH, REPORT = "quantized_model_torchao.pth", "quantized_model.onnx", "quantize.json"
 METHODS: Mapping[str, str] = {"minmax": "minmax", "max": "minmax", "entropy": "entropy"}
@@ -65,7 +66,7 @@ class Report(NamedTuple):
             "max_weight_error": self.error,
             "test_mAP50": None if self.map50 is None else dict(zip(("before", "after"), self.map50, strict=True)),
         }
-        (folder / REPORT).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        write_text(json.dumps(plain, indent=2) + "\n", folder / REPORT)
 
 
 def quantize_action(
