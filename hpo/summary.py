@@ -57,7 +57,7 @@ def _table(result: SweepResult) -> list[str]:
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     lines += [f"| {' | '.join(_plain(row[name]) for name in names)} |" for row in rows[:ROWS]]
     if len(rows) > ROWS:
-        lines += ["", f"{len(rows) - ROWS} more trials: `ddetr compare {result.run_dir.name}`"]
+        lines += ["", f"{len(rows) - ROWS} more trials: {_typed(f'ddetr compare {result.run_dir.name}')}"]
     return lines
 
 
@@ -73,15 +73,22 @@ def _next(result: SweepResult) -> list[str]:
     run = result.run_dir
     if not result.ended:
         return [
-            f"- `ddetr stop {run}` ends it early and keeps the best",
-            f"- `ddetr resume {run}` goes on after a stop",
+            f"- {_typed(f'ddetr stop {run}')} ends it early and keeps the best",
+            f"- {_typed(f'ddetr resume {run}')} goes on after a stop",
         ]
     return [
-        f"- `ddetr compare {run}`: trials side by side",
-        f"- `ddetr evaluate --from {run}`: the winner on the test data",
-        f"- `ddetr export --from {run}`: the winner as ONNX",
-        f"- `ddetr resume {run} --add-trials 10`: search on",
+        f"- {_typed(f'ddetr compare {run}')}: trials side by side",
+        f"- {_typed(f'ddetr evaluate --from {run}')}: the winner on the test data",
+        f"- {_typed(f'ddetr export --from {run}')}: the winner as ONNX",
+        f"- {_typed(f'ddetr resume {run} --add-trials 10')}: search on",
     ]
+
+
+def _typed(command: str) -> str:
+    """A command as code that no sign in a run's name ends."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", command)), default=0))
+    pad = " " if len(fence) > 1 else ""
+    return f"{fence}{pad}{' '.join(command.split())}{pad}{fence}"
 
 
 def _plain(text: str) -> str:

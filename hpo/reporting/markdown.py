@@ -45,7 +45,8 @@ def _block(block: Block, folder: Path) -> list[str]:
                 for each in block.pictures
             ]
         case Commands():
-            return ["\n".join(f"{escape(what)}:\n\n    {command}\n" for what, command in block.rows).rstrip()]
+            rows = [(what, command.replace("\n", "\n    ")) for what, command in block.rows]
+            return ["\n".join(f"{escape(what)}:\n\n    {command}\n" for what, command in rows).rstrip()]
         case Folded():
             return [f"{escape(block.summary)}:", *_blocks(block.blocks, folder)]
 
