@@ -6,6 +6,7 @@ Knows neither runs nor sweeps. A password in an address is never shown and never
 import logging
 import math
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,10 @@ def shown(uri: str) -> str:
 
 
 def how_to_open(uri: str) -> str:
-    """What to type or open to see the runs."""
-    return f"mlflow ui --backend-store-uri {uri}" if database_of(uri) is not None else f"open {shown(uri)}"
+    """What to type or open to see the runs. The server that it starts is reached from this machine alone."""
+    if database_of(uri) is None:
+        return f"open {shown(uri)}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def without_secrets(text: str, uri: str) -> str:

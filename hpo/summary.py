@@ -4,6 +4,7 @@ Knows the result alone, so it is the same while the sweep runs and after it ende
 """
 
 import re
+import shlex
 
 from hpo.result import Outcome, SweepResult, TrialRecord
 
@@ -57,7 +58,7 @@ def _table(result: SweepResult) -> list[str]:
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     lines += [f"| {' | '.join(_plain(row[name]) for name in names)} |" for row in rows[:ROWS]]
     if len(rows) > ROWS:
-        lines += ["", f"{len(rows) - ROWS} more trials: {_typed(f'ddetr compare {result.run_dir.name}')}"]
+        lines += ["", f"{len(rows) - ROWS} more trials: {_typed(f'ddetr compare {shlex.quote(result.run_dir.name)}')}"]
     return lines
 
 
@@ -70,7 +71,7 @@ def _spent(result: SweepResult) -> list[str]:
 
 
 def _next(result: SweepResult) -> list[str]:
-    run = result.run_dir
+    run = shlex.quote(str(result.run_dir))
     if not result.ended:
         return [
             f"- {_typed(f'ddetr stop {run}')} ends it early and keeps the best",
