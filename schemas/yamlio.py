@@ -15,6 +15,8 @@ import yaml
 from schemas import dotted
 
 COMMAND_LINE = "on the command line"
+MOST = 100_000
+"""Values of a file, each counted as often as it is referred to."""
 _KINDS: Mapping[type, str] = {str: "text", list: "a list", int: "a number", float: "a number", bool: "true or false"}
 
 
@@ -96,6 +98,7 @@ def loads(text: str, *, source: str = "spec") -> Document:
     loader.source = source
     try:
         node = loader.get_single_node()
+        _check_aliases(node, source)
         data = {} if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -129,7 +132,9 @@ def parse_value(text: str) -> Any:
     """The right side of `key=value`: a YAML value. Text that YAML would shorten or refuse is taken as it stands."""
     try:
         loader = _Loader(text)
-        value = loader.get_single_data()
+        node = loader.get_single_node()
+        _check_aliases(node, text)
+        value = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: such as a date of month 13
         return text
     quoted = text.strip()[:1] in ("'", '"')
@@ -166,6 +171,25 @@ def override(document: Document, overrides: Sequence[str], origin: str = COMMAND
         origins = {path: where for path, where in origins.items() if path[: len(steps)] != steps}
         origins[steps] = origin
     return Document(data=data, origins=origins)
+
+
+def _check_aliases(root: yaml.Node | None, source: str) -> None:
+    """SpecFileError for few lines that stand for more values than fit into memory, or for themselves."""
+    counts: dict[yaml.Node, int] = {}
+
+    def count(node: yaml.Node) -> int:
+        if node not in counts:
+            counts[node] = MOST  # of a node within itself
+            inner: list[Any] = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [part for each in inner for part in (each if isinstance(each, tuple) else (each,))]
+            counts[node] = min(1 + sum(map(count, parts)), MOST)
+        return counts[node]
+
+    if root is not None and count(root) >= MOST:
+        raise SpecFileError(
+            f"{source}: its aliases (`*name`) stand for {MOST} values or more, or for themselves; write out what is "
+            "meant."
+        )
 
 
 class _Dumper(yaml.SafeDumper):

@@ -39,6 +39,10 @@ def test_merge_keys_may_be_overridden() -> None:
     assert yamlio.loads("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\n").data["b"] == {"x": 3, "y": 2}
 
 
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+"""Thirty short lines that stand for 9 ** 29 values."""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -46,6 +50,10 @@ def test_merge_keys_may_be_overridden() -> None:
         ("a: 1\n b: 2", "spec:2: not readable"),
         ("- 1\n- 2", "a spec is a group of keys, but this file holds a list"),
         ("a: !!python/object/apply:os.system [ls]", "spec:1: not readable"),
+        ("a: !!python/name:os.system", "spec:1: not readable"),
+        (BOMB, "its aliases .* stand for 100000 values or more"),
+        (BOMB.replace("[", "{<<: [").replace("]", "]}").replace("[x, x]", "{x: 1}"), "its aliases .* stand for"),
+        ("a: &a [*a]", "or for themselves"),
         ("? [1, 2]\n: 3", "not readable"),
     ],
 )
@@ -114,3 +122,9 @@ def test_dump_reads_back_the_same_here(data: dict[str, object]) -> None:
 @given(st.dictionaries(st.text("abc", min_size=1), st.text("abe0123456789.-:_xon~ ", max_size=8), max_size=4))
 def test_dumped_text_reads_back_the_same_in_plain_yaml(data: dict[str, object]) -> None:
     assert yaml.safe_load(yamlio.dump(data)) == data
+
+
+def test_aliases_that_stand_for_little_are_read() -> None:
+    text = "a: &a {x: 1, y: [2]}\nb: *a\nc: {<<: *a, x: 3}\n"
+    assert yamlio.loads(text).data == {"a": {"x": 1, "y": [2]}, "b": {"x": 1, "y": [2]}, "c": {"x": 3, "y": [2]}}
+    assert yamlio.parse_value(f"{{{', '.join(BOMB.splitlines())}}}").startswith("{a0: &a0")
