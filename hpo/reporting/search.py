@@ -9,6 +9,7 @@ from hpo.reporting.blocks import Block, Figure, Folded, Section, Table, Text
 from hpo.reporting.facts import Facts
 from hpo.reporting.names import minus, short_names, value_text
 from hpo.reporting.parallel import parallel
+from hpo.reporting.timeline import timeline
 from hpo.result import Outcome, TrialRecord
 from hpo.review import clock
 from hpo.show_space import range_text
@@ -115,7 +116,7 @@ def failures(facts: Facts) -> Section | None:
 
 
 def workers(facts: Facts) -> Section | None:
-    return _section("workers", "Workers", [plots.timeline(facts)])
+    return _section("workers", "Workers", [timeline(facts)])
 
 
 def spent(facts: Facts) -> Section:
