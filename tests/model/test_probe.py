@@ -9,7 +9,8 @@ import pytest
 
 from model.errors import DataError, OutOfMemory
 from model.memory import Batch
-from model.probe import Cost, ProbeError, _Bench, _part, measure, probe
+from model.probe import Cost, ProbeError, measure
+from model.probe_process import Bench, _part, probe
 from model.spec import ExperimentSpec
 
 
@@ -64,15 +65,15 @@ def test_what_ends_a_training_ends_the_probe_by_name(spec: ExperimentSpec) -> No
 @pytest.fixture
 def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Any:
     """An allocator that refuses more than so many images at once."""
-    real = _Bench._forward
+    real = Bench._forward
 
     def allow(most: int) -> None:
-        def forward(bench: _Bench, batch: Any) -> Any:
+        def forward(bench: Bench, batch: Any) -> Any:
             if len(batch.targets) > most:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
             return real(bench, batch)
 
-        monkeypatch.setattr(_Bench, "_forward", forward)
+        monkeypatch.setattr(Bench, "_forward", forward)
 
     return allow
 
@@ -86,7 +87,7 @@ def test_out_of_memory_halves_the_images_at_once(
     cost = probe(without, cpus=1, gpu_share=1.0, most=None, scratch=str(tmp_path / "scratch"))
     assert (cost.per_forward, cost.val_seconds, cost.val_batches) == (2, 0.0, 0)
     assert not cost.rough
-    monkeypatch.setattr("model.probe.LONG_S", 0.0)
+    monkeypatch.setattr("model.probe_process.LONG_S", 0.0)
     rough = probe(without, cpus=1, gpu_share=1.0, most=None, scratch=str(tmp_path / "scratch"))
     assert rough.rough
     assert (rough.per_forward, rough.steps) == (8, 3)  # a batch was not tried
@@ -102,7 +103,7 @@ def test_the_most_images_at_once_is_a_power_of_two(spec: ExperimentSpec, own_cac
 
     data = CocoDataModule(spec, cpus=1)
     batches = [next(iter(data.train_dataloader()))]
-    bench = _Bench(spec, torch.device("cpu"))
+    bench = Bench(spec, torch.device("cpu"))
     short_of_memory(13)
     assert bench.most(batches, 64) == 8
     assert bench.most(batches, 4) == 4
