@@ -10,12 +10,6 @@ def to_corners(boxes: Tensor) -> Tensor:
     return torch.cat((centre - 0.5 * extent, centre + 0.5 * extent), -1)
 
 
-def to_centres(boxes: Tensor) -> Tensor:
-    """boxes (..., 4): x0, y0, x1, y1. Returns (..., 4): cx, cy, w, h in the same unit and frame."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat((0.5 * (low + high), high - low), -1)
-
-
 def to_pixels(boxes: Tensor, sizes: Tensor) -> Tensor:
     """boxes (B, Q, 4): cx, cy, w, h as fractions of the unpadded image. sizes (B, 2): height, width in pixels of the
     image to draw on. Returns (B, Q, 4): x0, y0, x1, y1 in pixels of that image, not clipped."""
