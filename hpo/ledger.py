@@ -30,7 +30,7 @@ from hpo.result import (
     result_of,
     study_url,
 )
-from hpo.searchers import sampler, storable, suggest
+from hpo.searchers import sampler, storable, suggest, values_of
 from hpo.seeding import sample_of
 from hpo.trial import ORDERED
 from model.metrics import Measurement, Metric
@@ -316,7 +316,8 @@ class Ledger:
         disk before any file changes; a driver killed after it finds it when it opens the study."""
         trial = self._live[number]
         theirs = self._study.get_trials(deepcopy=False)[parent]
-        sample = mutate(dict(theirs.user_attrs.get("sample", None) or suggest_again(theirs, self._space)), self._space)
+        known = theirs.user_attrs.get("sample") or values_of(theirs.params, self._space)
+        sample = mutate(dict(known), self._space)
         self._space.check(sample)
         taken = trial.user_attrs.get("exploits", [])
         decision = {"parent": parent, "epoch": max(self.curve(number), default=0), "sample": _plain(sample)}
@@ -414,17 +415,6 @@ class Ledger:
 
 def quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def suggest_again(trial: optuna.trial.FrozenTrial, space: "SearchSpace") -> dict[str, Any]:
-    """The sample of a trial of the study, in the space's own values."""
-    found = {}
-    for parameter in space.parameters:
-        value = trial.params[parameter.name]
-        if parameter.choices:
-            value = next(choice for choice in parameter.choices if storable(choice) == value)
-        found[parameter.name] = value
-    return found
 
 
 def epoch_key(epoch: int) -> str:
