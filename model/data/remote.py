@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
+from functools import partial
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from model.data.archives import is_inside
-from model.data.s3_client import SCHEME, TOGETHER, client_for, status, told
+from model.data.s3_client import SCHEME, TOGETHER, TornError, answer, client_for, status, told
 from model.data.store import cache_root, require_room, write_whole
 from model.errors import DataError, Unreachable
 from model.progress import Progress, start
@@ -122,8 +123,7 @@ def _head(client: Any, bucket: str, key: str) -> dict[str, Any] | None:
     from botocore.exceptions import ClientError
 
     try:
-        answer: dict[str, Any] = client.head_object(Bucket=bucket, Key=key)
-        return answer
+        return answer(lambda: client.head_object(Bucket=bucket, Key=key), "ETag", "ContentLength")
     except ClientError as error:
         if status(error) == 404:
             return None
@@ -132,10 +132,15 @@ def _head(client: Any, bucket: str, key: str) -> dict[str, Any] | None:
 
 
 def _listed(client: Any, bucket: str, root: str) -> Iterator[Object]:
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root):
+    ask = partial(client.list_objects_v2, Bucket=bucket, Prefix=root)
+    while True:
+        page = answer(ask, "IsTruncated")
         for row in page.get("Contents", ()):
             if not row["Key"].endswith("/"):  # what consoles make to show an empty folder
                 yield Object(row["Key"].removeprefix(root), row["Size"], row["ETag"])
+        if not page["IsTruncated"]:
+            return
+        ask = partial(ask, ContinuationToken=page["NextContinuationToken"])
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -233,11 +238,12 @@ class _Download:
 
     def _go_on(self, file: Any, have: int) -> None:
         rest = {"Range": f"bytes={have}-"} if have else {}
-        answer = self._client.get_object(**self._where, IfMatch=self._one.etag, **rest)
-        with closing(answer["Body"]) as content:
-            if answer["ETag"] != self._one.etag:
+        asked = partial(self._client.get_object, **self._where, IfMatch=self._one.etag, **rest)
+        found = answer(asked, "ETag", tries=1)
+        with closing(found["Body"]) as content:
+            if found["ETag"] != self._one.etag:
                 raise Changed
-            if have and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:  # a store that knows no ranges
+            if have and found["ResponseMetadata"]["HTTPStatusCode"] != 206:  # a store that knows no ranges
                 file.truncate(0)
             for part in content.iter_chunks(CHUNK):
                 if self._over is not None and self._over.is_set():
@@ -246,6 +252,8 @@ class _Download:
                 self._failures = 0
                 if self._counting is not None:
                     self._counting.advance(len(part) / 1e6)
+        if file.tell() < self._one.size:
+            raise TornError("less than all")
 
     def _wait(self, have: int, error: Exception) -> None:
         """Before the next try. Raises Unreachable when there was one too many."""

@@ -5,7 +5,7 @@ as boto3 reads them. They are neither written nor printed here.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -18,11 +18,17 @@ CONNECT_S, READ_S = 10, 60
 """How long a store may be silent."""
 TOGETHER = 16
 """Objects of a folder that are downloaded at a time."""
+TORN_TRIES = 4
+"""Of a request whose answer broke off."""
 REFUSED = (
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed",
     "TokenRefreshRequired",
 )  # fmt: skip
 """What S3 says of credentials that are none; of good ones that do not suffice it says 403 and something else."""
+
+
+class TornError(ConnectionError):
+    """An answer broke off in its head, or is no answer of S3."""
 
 
 def client_for(uri: str) -> Any:
@@ -48,6 +54,23 @@ def _made_client(process: int, environment: frozenset[tuple[str, str]]) -> Any:
     return boto3.session.Session().client("s3", config=config)
 
 
+def answer(ask: Callable[[], dict[str, Any]], *needed: str, tries: int = TORN_TRIES) -> dict[str, Any]:
+    """What a client says. TornError where it lacks what is needed: a head that broke off counts as whole for Python's
+    own HTTP, which hands on the lines that came, the last one maybe in part."""
+    from botocore.parsers import ResponseParserError
+
+    for left in reversed(range(tries)):
+        try:
+            found = ask()
+        except (ResponseParserError, ValueError) as error:
+            if not left:
+                raise TornError(type(error).__name__) from error
+        else:
+            if found.keys() >= set(needed):
+                return found
+    raise TornError(f"without {' or '.join(needed)}")
+
+
 def status(error: Any) -> int:
     return int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
 
@@ -61,7 +84,7 @@ def told(uri: str, client: Any = None) -> Iterator[None]:
         yield
     except aws.ClientError as error:
         raise of_answer(uri, error) from error
-    except (aws.HTTPClientError, aws.ConnectionError) as error:
+    except (aws.HTTPClientError, aws.ConnectionError, TornError) as error:
         at = urlsplit(client.meta.endpoint_url).netloc.rpartition("@")[2] if client is not None else "S3"
         raise Unreachable(
             f"`{uri}` must be reached, but {at} does not answer ({type(error).__name__}); correct AWS_ENDPOINT_URL, or "

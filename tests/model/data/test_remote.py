@@ -115,6 +115,23 @@ def test_a_connection_that_is_reset(wire: Wire, s3: Store) -> None:
     assert len(s3.gets(uri)) == 4
 
 
+@pytest.mark.parametrize("resets", [False, True])
+def test_an_answer_that_breaks_off_in_its_head(
+    wire: Wire, s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resets: bool
+) -> None:
+    """Wherever that is, of an object and of a list: Python's HTTP takes half a head for a whole one."""
+    wire.resets = resets
+    uri = s3.put("torn", "data/a.bin", b"x" * 3000)
+    folder = s3.put("torn", "data/b.bin", b"y" * 50).rpartition("/")[0]
+    for place, cut in enumerate(range(1, 1800, 101)):
+        monkeypatch.setenv("DDETR_CACHE", str(tmp_path / f"cache-{place}"))
+        monkeypatch.setattr(remote, "_known", {})
+        wire.cuts = [cut]
+        assert local(folder if place % 2 else uri)
+        wire.cuts = []
+        assert (local(folder) / "a.bin").read_bytes() == local(uri).read_bytes() == b"x" * 3000
+
+
 def test_giving_up_keeps_what_is_there(
     wire: Wire, s3: Store, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
