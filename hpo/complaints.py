@@ -29,8 +29,11 @@ def tell(error: Exception, arguments: argparse.Namespace, code: int) -> None:
         print(f"error ({kind}): {text}", file=sys.stderr)
     training = arguments.command == "train" and getattr(arguments, "program", "") == "ddetr"
     if training and arguments.spec is not None and any(kind == "data" for kind, _ in told):
+        from schemas.structure import SECRETS
+
         file = [] if arguments.overrides_file is None else ["--overrides", str(arguments.overrides_file)]
-        words = shlex.join(["-e", str(arguments.spec), *file, *arguments.overrides])
+        open_to_see = [word for word in arguments.overrides if not set(word.partition("=")[0].split("+")) & SECRETS]
+        words = shlex.join(["-e", str(arguments.spec), *file, *open_to_see])
         print(f"next: ddetr doctor {words}   # all that is wrong with the data, at once", file=sys.stderr)
 
 

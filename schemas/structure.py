@@ -12,6 +12,8 @@ from schemas.fields import members
 T = TypeVar("T")
 MANDATORY = "???"
 """TAO's mark for a value that the user must give; treated as unset until an action needs it."""
+SECRETS = frozenset(("encryption_key",))
+"""Keys whose values no message repeats."""
 
 
 def unknown_key(path: str, name: str, known: Sequence[str]) -> str:
@@ -43,13 +45,18 @@ def structure(
         try:
             values[name] = _convert(hint, value, where, problems)
         except (TypeError, ValueError) as error:
-            problems.append(f"`{where}` {error}, but is {value!r}.")
+            problems.append(f"`{where}` {error}, but is {shown(where, value)}.")
             continue
         broken = info.problem(values[name])
         if broken:
             problems.append(f"`{where}` {broken}, but is {value!r}.")
             del values[name]
     return cls(**values), problems
+
+
+def shown(name: str, value: Any) -> str:
+    """A value as an error repeats it."""
+    return "[a secret]" if name in SECRETS else repr(value)
 
 
 def unstructure(spec: Any) -> Any:

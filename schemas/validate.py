@@ -16,7 +16,7 @@ from jsonschema.validators import extend
 
 from schemas.dialect import Schema
 from schemas.leaf import NUMERIC, Bounds, Leaf, is_number, powers, same
-from schemas.structure import MANDATORY
+from schemas.structure import MANDATORY, shown
 
 _TYPES: Mapping[str, str] = {
     "int": "integer", "float": "number", "bool": "boolean", "string": "string", "list": "array", "collection": "object",
@@ -210,9 +210,10 @@ def _explain(
         return [Problem(f"{name}.{key}", _unknown(f"{name}.{key}", known, schemas)) for key in unknown]
     leaf = _leaf_at(schema, steps)
     if leaf is None:
-        return [Problem(name, f"`{name}` must be a group of keys, but is {value!r}.")]
+        return [Problem(name, f"`{name}` must be a group of keys, but is {shown(name, value)}.")]
     rule = leaf.described() if error.validator in ("type", "anyOf") else leaf.bounds()
-    return [Problem(name, f"`{name}` must be {rule or leaf.described()}, but is {value!r}{_near_choice(value, leaf)}")]
+    told = f"`{name}` must be {rule or leaf.described()}, but is {shown(name, value)}"
+    return [Problem(name, f"{told}{_near_choice(value, leaf)}")]
 
 
 def _leaf_at(schema: Schema, steps: list[str]) -> Leaf | None:

@@ -267,7 +267,9 @@ def told(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
-def test_the_key_is_masked_in_the_files_of_an_action(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_key_is_masked_in_the_files_of_an_action(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text("encryption_key: xyzzy-4711\n")
     out = tmp_path / "out"
@@ -282,6 +284,12 @@ def test_the_key_is_masked_in_the_files_of_an_action(tiny_checkpoint: Path, tmp_
                    "export.input_width=64", "export.input_height=64"]) == 0  # fmt: skip
     assert direct(["evaluate", *words, "evaluate.batch_size=-7"]) == 2
     assert direct(["quantize", *words, "quantize.mode=static_ptq"]) == 2
+    assert direct(["inference", *words, f"encryption_key=[{SECRET}]"]) == 2
+    assert "`encryption_key` must be text, but is [a secret]" in ended(out / "inference")["message"]
+    assert main(["train", *words, f"+encryption_key={SECRET}", "dataset.train_data_sources=[{image_dir: /gone}]"]) == 2
+    said = capsys.readouterr()
+    assert "next: ddetr doctor" in said.err
+    assert SECRET not in said.out + said.err
     assert {path.name for path in out.iterdir()} >= {"export", "evaluate", "quantize", "x.onnx"}
     assert told(out) == []
 
