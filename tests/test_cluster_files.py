@@ -90,7 +90,7 @@ def test_shell_syntax(name: str) -> None:
 
 
 STUB = """#!/usr/bin/env bash
-echo "{name} $* RAY_ADDRESS=${{RAY_ADDRESS:-}}" >> "$SAID"
+echo "{name} $* RAY_ADDRESS=${{RAY_ADDRESS:-}} $RAY_AUTH_MODE $RAY_AUTH_TOKEN." >> "$SAID"
 {more}
 """
 
@@ -181,6 +181,8 @@ def test_slurm_job(stubs: Path, tmp_path: Path) -> None:
     head, *others = said(stubs, "ray start")
     assert "--head --node-ip-address=10.0.0.7 --port=20041" in head
     assert len(others) == 2
+    tokens = {re.search(r" token (\w*)\.$", line) for line in (ddetr, head, *others)}
+    assert [len(token) for token in {found and found[1] for found in tokens} if token] == [64], "one token for all"
     assert all("--address=10.0.0.7:20041 --num-cpus=8 --num-gpus=4 --block" in line for line in others)
     nodes = [re.search(r"--nodelist=(\w+)", line) for line in said(stubs, "srun")]
     assert sorted(node[1] for node in nodes if node) == ["node1", "node1", "node2", "node3"]
