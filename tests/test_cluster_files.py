@@ -181,8 +181,9 @@ def test_slurm_job(stubs: Path, tmp_path: Path) -> None:
     head, *others = said(stubs, "ray start")
     assert "--head --node-ip-address=10.0.0.7 --port=20041" in head
     assert len(others) == 2
-    tokens = {re.search(r" token (\w*)\.$", line) for line in (ddetr, head, *others)}
-    assert [len(token) for token in {found and found[1] for found in tokens} if token] == [64], "one token for all"
+    (ending,) = {line.rpartition(":20041")[2].rpartition(" RAY_ADDRESS=")[2] for line in (ddetr, *others)}
+    assert re.fullmatch(r" token \w{64}\.", ending), "one token for all"
+    assert head.endswith(ending)
     assert all("--address=10.0.0.7:20041 --num-cpus=8 --num-gpus=4 --block" in line for line in others)
     nodes = [re.search(r"--nodelist=(\w+)", line) for line in said(stubs, "srun")]
     assert sorted(node[1] for node in nodes if node) == ["node1", "node1", "node2", "node3"]
