@@ -16,14 +16,17 @@ import pytest
 import torch
 import yaml
 
+from model import rank
 from model.batch import Target
 from model.checkpoint import load_model, read_checkpoint, read_raw
 from model.errors import NonFiniteLoss, SpecError
+from model.fit import Job
 from model.launch import place
 from model.metrics import Measurement
 from model.network.criterion import Criterion
 from model.network.detr import build
 from model.spec import ExperimentSpec, TrainSpec
+from model.status import StatusLog
 from model.train import BEST, LATEST, TrainResult, train
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +247,22 @@ def test_no_rank_outlives_the_process_that_started_it(
     process.wait(60)
     wait_for(lambda: not ranks_of(tmp_path))
     assert read_checkpoint(tmp_path / "out" / LATEST).epoch >= 1
+
+
+def test_ranks_are_told_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A killed process would leave it in a folder of temporary files."""
+    told = []
+
+    def start(folder: Path, *_: Any) -> None:
+        told.append((folder / rank.JOB).read_text())
+        raise StoppedError
+
+    monkeypatch.setattr(rank, "_start", start)
+    spec = ExperimentSpec(encryption_key="hush-4711")
+    with pytest.raises(StoppedError):
+        rank.fit_in_ranks(Job(spec, tmp_path, 1, None, place(spec.train, cpu_processes=2)), StatusLog(tmp_path), None)
+    assert "num_epochs" in told[0]
+    assert "hush-4711" not in told[0]
 
 
 def ranks_of(folder: Path) -> list[str]:
