@@ -259,8 +259,9 @@ def test_ranks_are_told_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     monkeypatch.setattr(rank, "_start", start)
     spec = ExperimentSpec(encryption_key="hush-4711")
+    job = Job(spec=spec, out=tmp_path, cpus=1, resume=None, place=place(spec.train, cpu_processes=2))
     with pytest.raises(StoppedError):
-        rank.fit_in_ranks(Job(spec, tmp_path, 1, None, place(spec.train, cpu_processes=2)), StatusLog(tmp_path), None)
+        rank.fit_in_ranks(job, StatusLog(tmp_path), None)
     assert "num_epochs" in told[0]
     assert "hush-4711" not in told[0]
 
