@@ -417,6 +417,6 @@ def _deploy_sections(given: Mapping[str, Any]) -> _Sections:
 def place(problem: str, document: yamlio.Document) -> str:
     """A problem with the place of the keys that it names between backticks: the first that is written somewhere."""
     names = problem.split("`")[1::2]
-    exact = (document.origins.get(dotted.split(name)) for name in names)
-    origin = next((each for each in (*exact, *map(document.origin, names)) if each is not None), None)
+    written = (document.origin_within(name) for name in names)
+    origin = next((each for each in (*written, *map(document.origin, names)) if each is not None), None)
     return f"{problem} ({origin})" if origin else problem

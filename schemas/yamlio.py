@@ -38,6 +38,12 @@ class Document:
                 return self.origins[steps[:length]]
         return None
 
+    def origin_within(self, name: str) -> str | None:
+        """Where `name` itself was written, or the first key in it where those alone were."""
+        steps = dotted.split(name)
+        inner = (where for path, where in self.origins.items() if path[: len(steps)] == steps)
+        return self.origins.get(steps) or next(inner, None)
+
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader with its own number forms (below), duplicate keys refused and one origin for each key."""
@@ -82,7 +88,7 @@ def load(path: Path) -> Document:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SpecFileError(f"the spec file {path} cannot be read: {reason}; correct its path.") from None
+        raise SpecFileError(f"the file {path} cannot be read: {reason}; correct its path.") from None
     # JSON may be indented with tabs, which YAML refuses; inside its texts there are none.
     return loads(text.replace("\t", " ") if path.suffix == ".json" else text, source=path.name)
 

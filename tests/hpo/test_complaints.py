@@ -33,8 +33,8 @@ SOURCE = "dataset.train_data_sources=[{image_dir: %s, json_file: %s}]"
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("train -e nowhere.yaml", "error (spec): the spec file nowhere.yaml cannot be read: No such file"),
-        ("train -e empty", "error (spec): the spec file empty cannot be read: Is a directory; correct its path"),
+        ("train -e nowhere.yaml", "error (spec): the file nowhere.yaml cannot be read: No such file"),
+        ("train -e empty", "error (spec): the file empty cannot be read: Is a directory; correct its path"),
         ("train -e broken.yaml", "error (spec): broken.yaml:3: not readable as YAML: "),
         ("train -e text.yaml", "error (spec): text.yaml: a spec is a group of keys, but this file holds text; write"),
         ("train -e gear.yaml num_epoch=3", "error (spec): unknown key `num_epoch`; did you mean `train.num_epochs`?"),

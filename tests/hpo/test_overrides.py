@@ -83,6 +83,7 @@ def test_the_command_line_wins_over_the_file_and_that_over_the_spec(spec: Path) 
         ({"train": {"optim": {"lr": 3}}}, "but is 3. (over.json:4)"),
         ({"dataset.train_data_sources": [{"image_dri": "/a"}]}, "(over.json:4)"),
         ({"train.num_epoch": 1}, "did you mean `train.num_epochs`? (over.json:2)"),
+        ({"trian.seed": 1}, "unknown key `trian`; did you mean `train`? (over.json:2)"),
         ({"num_epochs": 1, "train": {"num_epochs": 2}}, "over.json:3: the key `train.num_epochs` is given twice"),
         ({"train..lr": 1}, "over.json:2: a key of an overrides file is a dotted name"),
         ('{"train.num_epochs": 1,\n "train.num_epochs": 2}', "over.json:2: the key `train.num_epochs` is given twice"),
