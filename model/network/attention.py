@@ -6,28 +6,19 @@ more exportable form changes neither weights nor callers.
 
 import math
 from collections.abc import Callable
-from itertools import accumulate
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.network.bags import bags
+from model.network.levels import Levels
+
 # B image, Q query, S token of the flattened levels, H head, D feature of one head, C = H x D, L level, P point
 
 
-class Levels(NamedTuple):
-    """Where each feature level lies in the flattened tokens; Python ints, so that nothing waits for a device."""
-
-    sizes: tuple[tuple[int, int], ...]
-    """Height and width of each level, in cells of that level."""
-    starts: tuple[int, ...]
-    """First token of each level."""
-
-    @classmethod
-    def of(cls, sizes: tuple[tuple[int, int], ...]) -> "Levels":
-        areas = [height * width for height, width in sizes]
-        return cls(sizes, tuple(accumulate(areas, initial=0))[:-1])
+WIDE = 16
+"""Features of one head from which `bags` is the faster form on a CPU; below, `gridsample` is."""
 
 
 def gridsample(value_BSHD: Tensor, levels: Levels, location_BQHLP2: Tensor, weight_BQHLP: Tensor) -> Tensor:
@@ -116,18 +107,26 @@ def _whole(
 Sampler = Callable[[Tensor, Levels, Tensor, Tensor], Tensor]
 
 SAMPLERS: dict[str, Sampler] = {"gridsample": gridsample, "gather": gather, "plugin": plugin}
+"""The forms that can be traced."""
+
+
+def fastest(value_BSHD: Tensor, levels: Levels, location_BQHLP2: Tensor, weight_BQHLP: Tensor) -> Tensor:
+    """What `gridsample` computes, by whatever form takes least on this device."""
+    if torch.jit.is_tracing() or value_BSHD.device.type != "cpu" or value_BSHD.shape[-1] < WIDE:
+        return gridsample(value_BSHD, levels, location_BQHLP2, weight_BQHLP)
+    return bags(value_BSHD, levels, location_BQHLP2, weight_BQHLP)
 
 
 class MSDeformAttn(nn.Module):
     """Each query reads a few learned points around its reference, on every level (Zhu et al. 2021, section 4.1)."""
 
-    def __init__(self, dim: int, levels: int, heads: int, points: int, sampler: str = "gridsample") -> None:
+    def __init__(self, dim: int, levels: int, heads: int, points: int) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"`hidden_dim` must be a multiple of `nheads`, but got hidden_dim={dim}, nheads={heads}.")
-        if sampler not in SAMPLERS:
-            raise ValueError(f"the sampling form must be one of {sorted(SAMPLERS)}, but is `{sampler}`.")
-        self.levels, self.heads, self.points, self.sampler = levels, heads, points, sampler
+        self.levels, self.heads, self.points = levels, heads, points
+        self.sampler: str | None = None
+        """A name of SAMPLERS for a trace; None: the fastest."""
         self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
         self.attention_weights = nn.Linear(dim, heads * levels * points)
         self.value_proj = nn.Linear(dim, dim)
@@ -169,7 +168,8 @@ class MSDeformAttn(nn.Module):
         # Under autocast projections are half precision; coordinates are not, and sampling follows them.
         dtype = location_BQHLP2.dtype
         value_BSHD = value_BSC.view(batch, -1, self.heads, value_BSC.shape[-1] // self.heads).to(dtype)
-        sampled_BQC = SAMPLERS[self.sampler](value_BSHD, levels, location_BQHLP2, weight_BQHLP.to(dtype))
+        sample = fastest if self.sampler is None else SAMPLERS[self.sampler]
+        sampled_BQC = sample(value_BSHD, levels, location_BQHLP2, weight_BQHLP.to(dtype))
         return self.output_proj(sampled_BQC)
 
     def _locations(self, reference: Tensor, offset_BQHLP2: Tensor, levels: Levels) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from model.network.attention import Levels
+from model.network.levels import Levels
 
 # B image (1 where all images share it), S token of the flattened levels, Q query, F features of one coordinate
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network.attention import Levels, MSDeformAttn
+from model.network.attention import MSDeformAttn
+from model.network.dropout import Dropout
+from model.network.levels import Levels
 from model.network.position import sine_position
 from model.network.proposals import candidates, sine_boxes
 from model.network.recompute import call
@@ -84,14 +85,14 @@ class EncoderLayer(nn.Module):
         self.linear1 = nn.Linear(s.hidden_dim, s.dim_feedforward)
         self.linear2 = nn.Linear(s.dim_feedforward, s.hidden_dim)
         self.norm2 = nn.LayerNorm(s.hidden_dim)
-        self.dropout = nn.Dropout(s.dropout_ratio)
+        self.dropout = Dropout(s.dropout_ratio)
 
     def forward(
         self, tokens: Tensor, position: Tensor, reference: Tensor, levels: Levels, padding: Tensor | None
     ) -> Tensor:
         attended = self.self_attn(tokens + position, reference, tokens, levels, padding)
         tokens = self.norm1(tokens + self.dropout(attended))
-        expanded = self.dropout(F.relu(self.linear1(tokens)))
+        expanded = self.dropout.after_relu(self.linear1(tokens))
         return self.norm2(tokens + self.dropout(self.linear2(expanded)))
 
 
@@ -108,7 +109,7 @@ class DecoderLayer(nn.Module):
         self.linear1 = nn.Linear(s.hidden_dim, s.dim_feedforward)
         self.linear2 = nn.Linear(s.dim_feedforward, s.hidden_dim)
         self.norm3 = nn.LayerNorm(s.hidden_dim)
-        self.dropout = nn.Dropout(s.dropout_ratio)
+        self.dropout = Dropout(s.dropout_ratio)
 
     def forward(
         self, x: Tensor, position: Tensor, reference: Tensor, tokens: Tensor, levels: Levels, padding: Tensor | None
@@ -118,7 +119,7 @@ class DecoderLayer(nn.Module):
         x = self.norm2(x + self.dropout(mixed))
         attended = self.cross_attn(x + position, reference, tokens, levels, padding)
         x = self.norm1(x + self.dropout(attended))
-        expanded = self.dropout(F.relu(self.linear1(x)))
+        expanded = self.dropout.after_relu(self.linear1(x))
         return self.norm3(x + self.dropout(self.linear2(expanded)))
 
 

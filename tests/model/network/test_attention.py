@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.network.attention import SAMPLERS, WHOLE, Levels, MSDeformAttn, plugin
+from model.network import attention as forms
+from model.network import bags as bags_module
+from model.network.attention import SAMPLERS, WHOLE, MSDeformAttn, Sampler, gridsample, plugin
+from model.network.bags import bags
+from model.network.levels import Levels
 
+FORMS = {**SAMPLERS, "bags": bags}
 SIZES = ((3, 4), (2, 2), (1, 3))
 LEVELS = Levels.of(SIZES)
 TOKENS = sum(height * width for height, width in SIZES)
@@ -60,35 +65,35 @@ def test_levels_start_where_the_last_one_ends() -> None:
     assert LEVELS.starts == (0, 12, 16)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted(FORMS))
 @pytest.mark.parametrize("seed", range(5))
 def test_values_equal_the_loops(name: str, seed: int) -> None:
     value, location, weight = case(seed)
     expected = attention_by_loops(value, LEVELS, location, weight)
-    torch.testing.assert_close(SAMPLERS[name](value, LEVELS, location, weight), expected, rtol=1e-9, atol=1e-12)
-    single = SAMPLERS[name](value.float(), LEVELS, location.float(), weight.float())
+    torch.testing.assert_close(FORMS[name](value, LEVELS, location, weight), expected, rtol=1e-9, atol=1e-12)
+    single = FORMS[name](value.float(), LEVELS, location.float(), weight.float())
     torch.testing.assert_close(single, expected.float(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted(FORMS))
 def test_gradients_equal_the_loops(name: str) -> None:
     inputs = [tensor.requires_grad_() for tensor in case(7)]
     value, location, weight = inputs
     grad = torch.randn(BATCH, QUERIES, HEADS * FEATURES, dtype=torch.float64)
     expected = torch.autograd.grad(attention_by_loops(value, LEVELS, location, weight), inputs, grad)
-    actual = torch.autograd.grad(SAMPLERS[name](value, LEVELS, location, weight), inputs, grad)
+    actual = torch.autograd.grad(FORMS[name](value, LEVELS, location, weight), inputs, grad)
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted(FORMS))
 def test_gradcheck(name: str) -> None:
     # gradcheck moves a point by up to 4e-5 cells; none may cross the row or column of a cell's centre, where the
     # slope jumps.
     value, location, weight = (tensor.requires_grad_() for tensor in case(3))
     cells = location.detach() * torch.tensor([(w, h) for h, w in SIZES])[:, None] - 0.5
     assert (cells - cells.round()).abs().min() > 1e-4
-    sampler = SAMPLERS[name]
+    sampler = FORMS[name]
     assert torch.autograd.gradcheck(lambda v, x, w: sampler(v, LEVELS, x, w), (value, location, weight), eps=1e-5)
 
 
@@ -109,31 +114,31 @@ def awkward(draw: st.DrawFn) -> tuple[Levels, Tensor, Tensor, Tensor]:
     return levels, value, location.view(*shape, 2), torch.rand(shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted(FORMS))
 @settings(max_examples=40, deadline=None)
 @given(case=awkward())
 def test_any_map_and_any_point(name: str, case: tuple[Levels, Tensor, Tensor, Tensor]) -> None:
     levels, value, location, weight = case
     expected = attention_by_loops(value, levels, location, weight)
     # A point a million maps away is known to 1e-10 of a cell; it is zero there all the same.
-    torch.testing.assert_close(SAMPLERS[name](value, levels, location, weight), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(FORMS[name](value, levels, location, weight), expected, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted(FORMS))
 def test_half_of_a_cell_ends_at_the_border(name: str) -> None:
     """One row of two cells, 10 and 20, read along its middle: by hand."""
     levels, value = Levels.of(((1, 2),)), torch.tensor([10.0, 20.0]).view(1, 2, 1, 1)
     by_hand = {-0.25: 0.0, 0.0: 5.0, 0.25: 10.0, 0.5: 15.0, 0.75: 20.0, 1.0: 10.0, 1.125: 5.0, 1.25: 0.0, 9.0: 0.0}
     location = torch.tensor([(x, 0.5) for x in by_hand]).view(1, -1, 1, 1, 1, 2)
-    found = SAMPLERS[name](value, levels, location, torch.ones(1, len(by_hand), 1, 1, 1))
+    found = FORMS[name](value, levels, location, torch.ones(1, len(by_hand), 1, 1, 1))
     assert found.flatten().tolist() == list(by_hand.values())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted(FORMS))
 def test_a_trace_of_one_image_serves_any_number(name: str) -> None:
     def sample(value: Tensor, location: Tensor, weight: Tensor) -> Tensor:
-        return SAMPLERS[name](value, LEVELS, location, weight)
+        return FORMS[name](value, LEVELS, location, weight)
 
     value, location, weight = case(1)
     traced = torch.jit.trace(sample, (value[:1], location[:1], weight[:1]), check_trace=False)
@@ -215,5 +220,65 @@ def test_fresh_points_lie_on_rays_of_one_direction_a_head() -> None:
 def test_wrong_choices_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of `nheads`"):
         MSDeformAttn(10, 1, 4, 1)
-    with pytest.raises(ValueError, match="gridsample"):
-        MSDeformAttn(8, 1, 4, 1, sampler="unknown")
+
+
+def wide(seed: int = 5) -> list[Tensor]:
+    """Inputs in float32 that a detector of today would have, a few points outside of the maps."""
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.randn(2, TOKENS, 4, 16, generator=generator)
+    location = 1.4 * torch.rand(2, 50, 4, len(SIZES), 4, 2, generator=generator) - 0.2
+    weight = torch.rand(2, 50, 4, len(SIZES), 4, generator=generator)
+    return [each.requires_grad_() for each in (value, location, weight / weight.sum((-1, -2), keepdim=True))]
+
+
+def both_ways(form: Sampler, inputs: list[Tensor]) -> list[Tensor]:
+    value, location, weight = inputs
+    read = form(value, LEVELS, location, weight)
+    slope = torch.linspace(-1, 1, read.numel()).view_as(read)
+    return [read, *torch.autograd.grad(read, inputs, slope)]
+
+
+@pytest.mark.parametrize("block", [1, 5000, 1 << 30])
+def test_bags_in_blocks_of_any_size_are_what_the_grid_samples(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bags_module, "BLOCK", block)
+    for ours, theirs in zip(both_ways(bags, wide()), both_ways(gridsample, wide()), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_bags_are_the_same_to_the_bit_with_any_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(both_ways(bags, wide()))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+def test_bags_hand_on_what_is_not_a_number() -> None:
+    value, location, weight = wide()
+    broken = location.detach().clone()
+    broken[1, 7, 2, 0, 0, 0] = math.nan
+    read = bags(value, LEVELS, broken, weight).unflatten(-1, (4, 16))
+    assert read[1, 7, 2].isnan().all()
+    assert int(read.isnan().sum()) == 16
+
+
+def test_no_query_and_no_picture_read_nothing() -> None:
+    value, location, weight = wide()
+    assert bags(value, LEVELS, location[:, :0], weight[:, :0]).shape == (2, 0, 64)
+    assert bags(value[:0], LEVELS, location[:0], weight[:0]).shape == (0, 50, 64)
+
+
+def test_wide_heads_take_bags_and_a_trace_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    for name, form in (("bags", bags), ("gridsample", gridsample)):
+        monkeypatch.setattr(forms, name, lambda *given, name=name, form=form: taken.append(name) or form(*given))
+    value, location, weight = (each.detach() for each in wide())
+    forms.fastest(value, LEVELS, location, weight)
+    forms.fastest(value[..., :8], LEVELS, location, weight)
+    assert taken == ["bags", "gridsample"]
+    torch.jit.trace(lambda one: forms.fastest(one, LEVELS, location, weight), value, check_trace=False)
+    assert set(taken[2:]) == {"gridsample"}

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from model.batch import Target, padding_mask
-from model.network.attention import Levels
 from model.network.criterion import Criterion
 from model.network.detr import DeformableDETR, Output, Prediction, build
+from model.network.levels import Levels
 from model.network.proposals import NOWHERE, candidates, sine_boxes
 from model.network.transformer import cell_centres
 from model.spec import ModelSpec

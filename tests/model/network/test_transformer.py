@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.network.attention import Levels
+from model.network.levels import Levels
 from model.network.transformer import Decoded, Proposer, Sizes, Transformer, add_delta, cell_centres, inverse_sigmoid
 
 SIZES = Sizes(
