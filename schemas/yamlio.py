@@ -15,6 +15,8 @@ import yaml
 from schemas import dotted
 
 COMMAND_LINE = "on the command line"
+DEEPEST = 100
+"""Groups and lists within one another."""
 MOST = 100_000
 """Values of a file, each counted as often as it is referred to."""
 _KINDS: Mapping[type, str] = {str: "text", list: "a list", int: "a number", float: "a number", bool: "true or false"}
@@ -49,6 +51,19 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with its own number forms (below), duplicate keys refused and one origin for each key."""
 
     source = ""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        self._go_deeper(self.flow_level)
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        self._go_deeper(len(self.indents))
+        return bool(super().add_indent(column))
+
+    def _go_deeper(self, depth: int) -> None:
+        """PyYAML's time grows with the square of the depth, until Python's stack ends."""
+        if depth > DEEPEST:
+            raise RecursionError
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[str, int] = {}

@@ -128,3 +128,12 @@ def test_aliases_that_stand_for_little_are_read() -> None:
     text = "a: &a {x: 1, y: [2]}\nb: *a\nc: {<<: *a, x: 3}\n"
     assert yamlio.loads(text).data == {"a": {"x": 1, "y": [2]}, "b": {"x": 1, "y": [2]}, "c": {"x": 3, "y": [2]}}
     assert yamlio.parse_value(f"{{{', '.join(BOMB.splitlines())}}}").startswith("{a0: &a0")
+
+
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ("{a: ", "}"), ("- ", ""), ("? ", "")])
+def test_what_is_nested_deeply_is_not_read_on(begin: str, end: str) -> None:
+    """Long before Python's stack ends: the time of PyYAML grows with the square of the depth."""
+    text = begin * 150 + "1" + end * 150
+    with pytest.raises(SpecFileError, match="nested too deeply"):
+        yamlio.loads(text)
+    assert yamlio.parse_value(text) == text
