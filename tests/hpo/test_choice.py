@@ -8,23 +8,8 @@ import pytest
 from deploy.spec import DeploySpec
 from hpo.choice import Member, choose, promote
 from hpo.delivery import Delivery, DeliveryError, Row
-from hpo.result import Outcome, TrialRecord
 from model.handoff import Handoff
-
-
-def trial(number: int, checkpoint: Path | None = None) -> TrialRecord:
-    return TrialRecord(
-        number=number,
-        baseline=number == 0,
-        outcome=Outcome.COMPLETED,
-        reason=None,
-        sample={},
-        params={},
-        adjustments=(),
-        measurements=(),
-        seconds=1.0,
-        checkpoint=checkpoint,
-    )
+from tests.hpo.trials import trial
 
 
 def member(number: int, map50: float, ms: float | None, precision: str = "INT8") -> Member:
@@ -91,7 +76,9 @@ def test_promoted_files_are_those_of_the_member_and_no_others_stay(tmp_path: Pat
         Row("ONNX FP32", folder / "model.onnx", 5, {"val": 0.5}, 0.0, 1.0),
         Row("ONNX FP16", folder / "model.fp16.onnx", 5, {"val": 0.5}, 0.0, 1.0),
     )
-    delivery = promote(Member(trial(5, best), folder, Delivery(rows, ("known",))), tmp_path, "it is the fastest")
+    delivery = promote(
+        Member(trial(5, checkpoint=best), folder, Delivery(rows, ("known",))), tmp_path, "it is the fastest"
+    )
     assert [row.file for row in delivery.rows] == [best, tmp_path / "model.onnx", tmp_path / "model.fp16.onnx"]
     assert (tmp_path / "model.fp16.onnx").read_text() == "model.fp16.onnx of 5"
     assert (tmp_path / "model.fp16.onnx.json").read_text() == "about model.fp16.onnx of 5"

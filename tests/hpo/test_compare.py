@@ -15,33 +15,19 @@ from hpo.mlflow_store import tracking_uri
 from hpo.result import Outcome, SweepResult, TrialRecord
 from hpo.tracking import QUEUE, About, Tracker, plain_run
 from model.metrics import VAL_MAP50, Measurement
+from tests.hpo.trials import trial
 
 
-def trial(number: int, values: list[float], outcome: Outcome | None, lr: float, note: str | None = None) -> TrialRecord:
-    return TrialRecord(
-        number=number,
-        baseline=number == 0,
-        outcome=outcome,
-        reason=note,
-        sample={},
-        params={"train.optim.lr": lr, "train.optim.weight_decay": 1e-4},
-        adjustments=(),
-        measurements=tuple(
-            Measurement(epoch=place, values={VAL_MAP50.name: value}, seconds=10.0 * place)
-            for place, value in enumerate(values, start=1)
-        ),
-        seconds=10.0 * len(values),
-        checkpoint=None,
-        gpus=2.0,
-        end=number,
-    )
+def tried(number: int, values: list[float], outcome: Outcome | None, lr: float, note: str | None = None) -> TrialRecord:
+    params = {"train.optim.lr": lr, "train.optim.weight_decay": 1e-4}
+    return trial(number, *values, outcome=outcome, reason=note, params=params, gpus=2.0, end=number)
 
 
 TRIALS = (
-    trial(0, [0.1, 0.3], Outcome.COMPLETED, 1e-4),
-    trial(1, [0.5, 0.4], Outcome.COMPLETED, 2e-4),
-    trial(2, [0.2], Outcome.PRUNED, 3e-4),
-    trial(3, [], Outcome.FAILED, 4e-4, "ZeroDivisionError: [x]"),
+    tried(0, [0.1, 0.3], Outcome.COMPLETED, 1e-4),
+    tried(1, [0.5, 0.4], Outcome.COMPLETED, 2e-4),
+    tried(2, [0.2], Outcome.PRUNED, 3e-4),
+    tried(3, [], Outcome.FAILED, 4e-4, "ZeroDivisionError: [x]"),
 )
 
 
@@ -66,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Path) -> Path:
     folder = tmp_path_factory.mktemp("compare") / "results"
     shutil.copytree(mlflow_store, folder)
     track(folder, "one", *TRIALS)
-    track(folder, "two", trial(0, [0.35], Outcome.COMPLETED, 1e-4), trial(1, [0.9, 0.6], None, 9e-4), state="running")
+    track(folder, "two", tried(0, [0.35], Outcome.COMPLETED, 1e-4), tried(1, [0.9, 0.6], None, 9e-4), state="running")
     plain = plain_run(folder / "plain", {"train.optim.lr": 5e-4, "train.optim.weight_decay": 1e-4})
     plain.log(Measurement(epoch=1, values={VAL_MAP50.name: 0.45}, seconds=3.0))
     plain.finish(Outcome.COMPLETED)
@@ -84,9 +70,9 @@ def test_best_first_and_only_what_differs(root: Path, capsys: pytest.CaptureFixt
     assert found["parameters"] == ["train.optim.lr"], "the weight decay is the same in all"
     assert [row["trial"] for row in found["trials"]] == [1, 0, 2, 3]
     best = found["trials"][0]
-    assert (best["val_mAP50"], best["outcome"], best["epochs"], best["seconds"]) == (0.5, "completed", 2, 20.0)
+    assert (best["val_mAP50"], best["outcome"], best["epochs"], best["seconds"]) == (0.5, "completed", 2, 120.0)
     assert best["to default"] == pytest.approx(0.2)
-    assert best["GPU hours"] == pytest.approx(2 * 20 / 3600)
+    assert best["GPU hours"] == pytest.approx(2 * 120 / 3600)
     assert best["train.optim.lr"] == "0.0002"
     assert found["trials"][3]["note"] == "ZeroDivisionError: [x]"
     assert found["runs"][0]["state"] == "finished"
@@ -124,7 +110,7 @@ def test_csv_is_whole_numbers(root: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["compare", str(root / "one"), "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["trial"] for row in rows] == ["1", "0", "2", "3"]
-    assert float(rows[0]["GPU hours"]) == 2 * 20 / 3600
+    assert float(rows[0]["GPU hours"]) == 2 * 120 / 3600
     assert rows[3]["val_mAP50"] == ""
 
 

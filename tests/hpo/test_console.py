@@ -14,45 +14,27 @@ from hpo import events, screen
 from hpo.cluster import Share
 from hpo.console import Console, Events, Lines, for_output
 from hpo.live_table import LiveTable
-from hpo.result import Outcome, SweepResult, TrialRecord
-from model.metrics import VAL_MAP50, Measurement
+from hpo.result import Outcome, SweepResult
+from model.metrics import VAL_MAP50
+from tests.hpo.trials import at, trial
 
 EMPTY = SweepResult(run_dir=Path("run"), metric=VAL_MAP50, trials=(), budget=2, space_hash="", seed=0)
 ONE = Share(cpus=2, gpus=0, concurrent=1)
 
 
-def record(number: int, outcome: Outcome | None, *values: float, reason: str | None = None) -> TrialRecord:
-    return TrialRecord(
-        number=number,
-        baseline=number == 0,
-        outcome=outcome,
-        reason=reason,
-        sample={},
-        params={},
-        adjustments=(),
-        measurements=tuple(at(epoch, value) for epoch, value in enumerate(values, start=1)),
-        seconds=0.0,
-        checkpoint=None,
-    )
-
-
-def at(epoch: int, value: float) -> Measurement:
-    return Measurement(epoch=epoch, values={VAL_MAP50.name: value}, seconds=60.0 * epoch)
-
-
 def show(console: Console) -> None:
     console.begin(EMPTY, epochs=3, share=ONE)
-    console.started(record(0, None))
+    console.started(trial(0, outcome=None))
     console.placed(0, "here")
     for epoch, value in enumerate((0.25, 0.375, 0.5), start=1):
         console.measured(0, at(epoch, value))
-    console.ended(record(0, Outcome.COMPLETED, 0.25, 0.375, 0.5))
-    console.started(replace(record(1, None), params={"train.optim.lr": 0.00012345}))
+    console.ended(trial(0, 0.25, 0.375, 0.5))
+    console.started(trial(1, outcome=None, params={"train.optim.lr": 0.00012345}))
     console.placed(1, "here")
     console.measured(1, at(1, 0.625))
     console.adjusted(1, "images at once 8 -> 4 (out of memory)")
     console.measured(1, at(2, 0.75))
-    console.ended(record(1, Outcome.INFEASIBLE, 0.625, 0.75, reason="out of memory: [one] image"))
+    console.ended(trial(1, 0.625, 0.75, outcome=Outcome.INFEASIBLE, reason="out of memory: [one] image"))
     console.close()
 
 
@@ -99,10 +81,10 @@ def test_what_a_running_trial_has_and_where_when_there_are_several_machines() ->
     out, text = terminal()
     console = LiveTable(out)
     console.begin(EMPTY, epochs=3, share=Share(cpus=4, gpus=0.5, concurrent=2))
-    console.started(record(0, None))
+    console.started(trial(0, outcome=None))
     console.placed(0, "red")
     console.note("one machine so far")
-    console.started(record(1, None))
+    console.started(trial(1, outcome=None))
     console.placed(1, "blue")
     console.adjusted(1, "images at once 8 -> 4")
     console.close()
@@ -129,7 +111,7 @@ def test_table_keeps_the_default_and_the_newest() -> None:
     console = LiveTable(out)
     console.begin(EMPTY, epochs=2, share=ONE)
     for number in range(40):
-        console.started(record(number, None))
+        console.started(trial(number, outcome=None))
     console.close()
     last = last_table(text)
     assert "default" in last
@@ -151,9 +133,9 @@ def test_no_color_leaves_the_table_without_colours(monkeypatch: pytest.MonkeyPat
 def test_resumed_sweep_shows_what_is_known() -> None:
     text = io.StringIO()
     console = Lines(RichConsole(file=text, force_terminal=False, width=200))
-    known = record(0, Outcome.COMPLETED, 0.25, 0.5)
+    known = trial(0, 0.25, 0.5)
     console.begin(replace(EMPTY, trials=(known,)), epochs=2, share=ONE)
-    console.started(record(1, None, 0.1))
+    console.started(trial(1, 0.1, outcome=None))
     console.measured(1, at(2, 0.4))
     assert text.getvalue().splitlines() == [
         "trial 1 goes on after epoch 1",

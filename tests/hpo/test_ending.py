@@ -12,11 +12,12 @@ from deploy import trt
 from deploy.spec import DeploySpec, ExportSpec
 from hpo import ending, runs
 from hpo.choice import FOLDER
-from hpo.result import Outcome, SweepResult, TrialRecord
+from hpo.result import SweepResult, TrialRecord
 from model.handoff import Handoff
-from model.metrics import VAL_MAP50, Measurement
+from model.metrics import VAL_MAP50
 from model.spec import DatasetSpec, ExperimentSpec, Source
 from schemas.structure import unstructure
+from tests.hpo.trials import trial
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -25,23 +26,12 @@ def no_tensorrt(name: str) -> ModuleType:
     raise ImportError(f"No module named '{name}'")
 
 
-def trial(run: Path, number: int, source: Path, map50: float, ms: float) -> TrialRecord:
+def trained(run: Path, number: int, source: Path, map50: float, ms: float) -> TrialRecord:
     checkpoint = run / "trials" / str(number) / "model_best.pth"
     checkpoint.parent.mkdir(parents=True)
     shutil.copy(source, checkpoint)
-    return TrialRecord(
-        number=number,
-        baseline=number == 0,
-        outcome=Outcome.COMPLETED,
-        reason=None,
-        sample={},
-        params={"train.optim.lr": 0.1 * number},
-        adjustments=(),
-        measurements=(Measurement(epoch=3, values={VAL_MAP50.name: map50}, seconds=9.0),),
-        seconds=9.0,
-        checkpoint=checkpoint,
-        costs={"latency": ms},
-    )
+    params = {"train.optim.lr": 0.1 * number}
+    return trial(number, map50, params=params, checkpoint=checkpoint, costs={"latency": ms})
 
 
 def test_the_trade_off_that_deploys_best_is_handed_over(
@@ -57,9 +47,9 @@ def test_the_trade_off_that_deploys_best_is_handed_over(
     # What training measured says that trial 1 is the best; deployed, it finds nothing, and trial 2, whose weights drew
     # the truth of the pictures, does.
     trials = (
-        trial(run, 0, tiny_checkpoint, 0.1, 99.0),  # dominated
-        trial(run, 1, other_checkpoint(dim_feedforward=32), 0.9, 50.0),
-        trial(run, 2, tiny_checkpoint, 0.3, 20.0),
+        trained(run, 0, tiny_checkpoint, 0.1, 99.0),  # dominated
+        trained(run, 1, other_checkpoint(dim_feedforward=32), 0.9, 50.0),
+        trained(run, 2, tiny_checkpoint, 0.3, 20.0),
     )
     result = SweepResult(
         run_dir=run, metric=VAL_MAP50, trials=trials, budget=3, space_hash="abc", seed=0, goals={"latency": "minimize"}

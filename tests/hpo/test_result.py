@@ -7,27 +7,8 @@ import pytest
 
 from hpo.errors import RunError
 from hpo.result import Outcome, SweepResult, TrialRecord, read_result
-from model.metrics import VAL_MAP50, Measurement
-
-
-def trial(
-    number: int, *values: float, outcome: Outcome | None = Outcome.COMPLETED, reason: str | None = None
-) -> TrialRecord:
-    return TrialRecord(
-        number=number,
-        baseline=number == 0,
-        outcome=outcome,
-        reason=reason,
-        sample={},
-        params={},
-        adjustments=(),
-        measurements=tuple(
-            Measurement(epoch=epoch, values={VAL_MAP50.name: value}, seconds=2.0 * epoch)
-            for epoch, value in enumerate(values, start=1)
-        ),
-        seconds=2.0 * len(values),
-        checkpoint=None,
-    )
+from model.metrics import VAL_MAP50
+from tests.hpo.trials import at, trial
 
 
 def result(*trials: TrialRecord, budget: int = 4) -> SweepResult:
@@ -38,7 +19,7 @@ def test_best_epoch_decides_not_the_last() -> None:
     found = result(trial(0, 0.1, 0.2), trial(1, 0.5, 0.3), trial(2, 0.4, 0.4))
     assert found.best is not None
     assert found.best.number == 1
-    assert found.best.best(VAL_MAP50) == Measurement(epoch=1, values={VAL_MAP50.name: 0.5}, seconds=2.0)
+    assert found.best.best(VAL_MAP50) == at(1, 0.5)
     assert found.verdict() == "Trial 1 won with val_mAP50 0.5000, +0.3000 to the default's 0.2000."
 
 
@@ -97,7 +78,7 @@ def test_folder_without_a_study(tmp_path: Path) -> None:
 
 
 def again(number: int, of: int, value: float, outcome: Outcome = Outcome.COMPLETED) -> TrialRecord:
-    return replace(trial(number, value, outcome=outcome), repeats=of)
+    return trial(number, value, outcome=outcome, repeats=of)
 
 
 def test_mean_over_seeds_decides_among_those_that_ran_again() -> None:
@@ -123,7 +104,7 @@ def test_longest_trained_wins_where_none_completed() -> None:
 def test_pareto_and_the_cheaper_of_equals() -> None:
     costs = ({"size": 9.0}, {"size": 5.0}, {"size": 7.0}, {"size": 6.0}, {})
     values = (0.5, 0.2, 0.5, 0.1, 0.9)
-    trials = [replace(trial(n, value), costs=cost) for n, (value, cost) in enumerate(zip(values, costs, strict=True))]
+    trials = [trial(n, value, costs=cost) for n, (value, cost) in enumerate(zip(values, costs, strict=True))]
     found = replace(result(*trials[:4]), goals={"size": "minimize"})
     assert [each.number for each in found.pareto] == [1, 2]
     assert found.best is trials[2], "as accurate as the default, and smaller"

@@ -15,6 +15,7 @@ from hpo.datasets import Dataset
 from hpo.result import Outcome, SweepResult, TrialRecord
 from hpo.tracking import EXPERIMENT, QUEUE, About, Tracker, plain_run
 from model.metrics import VAL_MAP50, Measurement
+from tests.hpo import trials
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,8 @@ def at(epoch: int) -> Measurement:
 
 
 def record(number: int, outcome: Outcome | None, epochs: int, reason: str | None = None) -> TrialRecord:
-    return TrialRecord(
-        number=number,
-        baseline=number == 0,
+    return trials.trial(
+        number,
         outcome=outcome,
         reason=reason,
         sample={"lr_ratio": 0.1},
