@@ -3,7 +3,6 @@
 Knows the node's documentation (NVIDIA/TensorRT, plugin/multiscaleDeformableAttnPlugin, version 2); knows no network.
 """
 
-from pathlib import Path
 from typing import Any
 
 import onnx as onnx_format
@@ -109,12 +108,13 @@ def meaning(opset: int) -> onnx_format.FunctionProto:
     return parser.parse_function(_MEANING % {"domain": DOMAIN, "op": OP, "opset": opset})
 
 
-def runnable(onnx: Path) -> bytes | None:
-    """The graph with the meaning of its plugin nodes, as ONNX Runtime can take it; None where it holds none."""
-    if OP.encode() not in onnx.read_bytes():
+def runnable(onnx: bytes) -> bytes | None:
+    """The content of a file with the meaning of its plugin nodes, as ONNX Runtime can take it; None where it holds
+    none."""
+    if OP.encode() not in onnx:
         return None
     try:
-        graph = onnx_format.load(onnx)
+        graph = onnx_format.load_from_string(onnx)
     except DecodeError:  # cut off, which is left to who opens it
         return None
     (opset,) = (each.version for each in graph.opset_import if not each.domain)

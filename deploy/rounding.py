@@ -5,8 +5,6 @@ On a CPU it computes float16 in float32 and leaves the rounding between two oper
 so that the file would score what no GPU gives it.
 """
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -15,18 +13,18 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from deploy.tensors import copied, typed, types_of
 
 
-def on_cpu(path: Path) -> str | bytes:
-    """What to open in place of the file at `path`: itself, or its `rounded` form where it holds float16. A damaged file
-    is left to who opens it."""
+def on_cpu(content: bytes) -> bytes | None:
+    """What to open in place of a file of this content: its `rounded` form where it holds float16, None where it is
+    itself. A damaged file is left to who opens it."""
     try:
-        model = onnx.load(path)
+        model = onnx.load_from_string(content)
     except DecodeError:
-        return str(path)
+        return None
     halves = (each for each in model.graph.initializer if each.data_type == TensorProto.FLOAT16)
     if next(halves, None) is None:
-        return str(path)
-    content: bytes = rounded(typed(model)).SerializeToString()
-    return content
+        return None
+    exact: bytes = rounded(typed(model)).SerializeToString()
+    return exact
 
 
 def rounded(model: ModelProto) -> ModelProto:

@@ -117,7 +117,7 @@ class OnnxPredictor(GraphPredictor):
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in ort.get_available_providers()]
         try:
-            source = runnable(onnx) or (on_cpu(onnx) if exact and len(providers) == 1 else str(onnx))
+            source = _source(onnx, rounding=exact and len(providers) == 1)
             self._session = ort.InferenceSession(source, options, providers=providers)
         except _UNREADABLE as error:
             raise ValueError(
@@ -142,6 +142,12 @@ class OnnxPredictor(GraphPredictor):
     def _run(self, pixels: Tensor) -> Outputs:
         values = self._session.run(self.outputs, {INPUT: pixels.cpu().numpy()})
         return {name: torch.from_numpy(np.asarray(value)) for name, value in zip(self.outputs, values, strict=True)}
+
+
+def _source(onnx: Path, *, rounding: bool) -> str | bytes:
+    """What ONNX Runtime is given for the file at `onnx`: its path, or a graph in its place that it can run."""
+    content = onnx.read_bytes()
+    return runnable(content) or (on_cpu(content) if rounding else None) or str(onnx)
 
 
 class EnginePredictor(GraphPredictor):
