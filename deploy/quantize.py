@@ -19,7 +19,8 @@ from deploy.spec import DeploySpec, QuantizeSpec
 from deploy.tensors import load
 from deploy.weight_only import choose, quantise
 from model.adopt import adopt
-from model.checkpoint import Checkpoint, load_model, read_checkpoint
+from model.checkpoint import load_model
+from model.spec import ExperimentSpec
 from model.status import StatusLog
 from model.whole import write_text
 
@@ -78,8 +79,8 @@ def quantize_action(
     with status.action("quantize"):
         path = check(wanted)
         make = _graph if path.suffix == ".onnx" else _weights
-        report = make(path, given, wanted, deploy, out)
-        if adopt(_source(path), given).dataset.has_test:
+        report, spec = make(path, given, wanted, deploy, out)
+        if spec.dataset.has_test:
             first, second = (evaluate_file(file, given, cpus=cpus)[0].numbers["mAP50"] for file in (path, report.file))
             report = report._replace(map50=(first, second))
         report.write(out)
@@ -121,29 +122,31 @@ def check(wanted: QuantizeSpec) -> Path:
     return path
 
 
-def _source(path: Path) -> Checkpoint:
-    return sidecar.require_onnx(path).as_checkpoint(path) if path.suffix == ".onnx" else read_checkpoint(path)
-
-
-def _weights(path: Path, given: Mapping[str, Any], wanted: QuantizeSpec, deploy: DeploySpec, out: Path) -> Report:
+def _weights(
+    path: Path, given: Mapping[str, Any], wanted: QuantizeSpec, deploy: DeploySpec, out: Path
+) -> tuple[Report, ExperimentSpec]:
     model, source = load_model(path)
+    spec = adopt(source, given)
     if source.quantised:
         raise ValueError(f"`quantize.model_path` must hold whole weights, but `{path}` is quantised; name its origin.")
     chosen = choose(model, rules(wanted.layers), wanted.skip_names)
     made = quantise(model, source, chosen, out / WEIGHTS)
     kinds = ", ".join(f"{list(chosen.values()).count(kind)} to {kind}" for kind in sorted(set(chosen.values())))
-    return Report(
+    report = Report(
         file=out / WEIGHTS,
         what=f"weights of linear layers {kinds}" + ("" if wanted.layers else ", all there are (`layers` is empty)"),
         bytes=(made.before, made.after),
         error=made.error,
         map50=None,
     )
+    return report, spec
 
 
-def _graph(path: Path, given: Mapping[str, Any], wanted: QuantizeSpec, deploy: DeploySpec, out: Path) -> Report:
-    described = sidecar.require_onnx(path)
-    spec = adopt(_source(path), given)
+def _graph(
+    path: Path, given: Mapping[str, Any], wanted: QuantizeSpec, deploy: DeploySpec, out: Path
+) -> tuple[Report, ExperimentSpec]:
+    described, model = sidecar.require_onnx(path), load(path)
+    spec = adopt(described.as_checkpoint(path), given)
 
     def score(file: Path) -> float:
         return evaluate_file(file, given, split="val")[0].numbers["mAP50"]
@@ -154,19 +157,20 @@ def _graph(path: Path, given: Mapping[str, Any], wanted: QuantizeSpec, deploy: D
         out / GRAPH,
         "INT8",
         images=images,
-        layers_precision=exceptions(load(path), wanted),
+        layers_precision=exceptions(model, wanted),
         method=METHODS[wanted.algorithm],
         score=score if spec.dataset.has_validation else None,
         max_drop=deploy.max_drop.int8,
     )
     kept = f"; {len(made.kept)} stay in higher precision: {', '.join(made.kept)}" if made.kept else ""
-    return Report(
+    report = Report(
         file=out / GRAPH,
         what=f"{made.quantised} convolutions and linear layers to INT8, by {images.count} images{kept}",
         bytes=(path.stat().st_size, made.onnx.stat().st_size),
-        error=_weight_error(load(path), load(made.onnx)),
+        error=_weight_error(model, load(made.onnx)),
         map50=None,
     )
+    return report, spec
 
 
 def exceptions(model: ModelProto, wanted: QuantizeSpec) -> tuple[str, ...]:
