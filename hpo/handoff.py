@@ -16,6 +16,7 @@ from model.spec import ExperimentSpec
 
 if TYPE_CHECKING:
     from deploy.calibration import CalibrationImages
+    from deploy.engine import EngineReport
     from deploy.precision import Lowered
     from deploy.sidecar import OnnxSidecar
     from deploy.spec import DeploySpec, ExportSpec, GenTrtEngineSpec
@@ -296,10 +297,10 @@ def _build(
     from deploy.parity import ParityError
     from deploy.runtime import EngineError
 
-    rows, said = [], ""
+    reports: dict[str, EngineReport] = {}
     for precision, onnx in made.items():
         try:
-            report = build_engine(
+            reports[precision] = build_engine(
                 onnx,
                 run_dir / model_file(precision, ".engine"),
                 **options(wanted.engine),
@@ -308,13 +309,22 @@ def _build(
             )
         except (ParityError, EngineError, ValueError) as error:
             failures.append(f"{precision} engine: {error}")
-            continue
         except trt.TensorRTMissing as missing:
             remarks.append(f"No engine was built: {missing}")
             return []
-        row = Row(f"{report.library} {precision}", report.engine, report.bytes, {})
-        rows.append(row._replace(note=f"built in {report.seconds:.1f} s"))
-        said = f"Engines: {report.library} {report.version}; {report.compared}."
-    if said:
-        remarks.append(said)
-    return rows
+    if reports:
+        remarks.append(_compared(reports))
+    return [
+        Row(f"{report.library} {precision}", report.engine, report.bytes, {}, note=f"built in {report.seconds:.1f} s")
+        for precision, report in reports.items()
+    ]
+
+
+def _compared(reports: Mapping[str, "EngineReport"]) -> str:
+    """How far each precision's engine was compared with its ONNX file, in a sentence."""
+    said: dict[str, list[str]] = {}
+    for precision, report in reports.items():
+        said.setdefault(report.compared, []).append(precision)
+    each = "; ".join(f"{', '.join(precisions)} {compared}" for compared, precisions in said.items())
+    first = next(iter(reports.values()))
+    return f"Engines of {first.library} {first.version}: {each}."

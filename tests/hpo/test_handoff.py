@@ -3,7 +3,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from deploy.parity import ParityError
 from deploy.sidecar import require_onnx
 from deploy.spec import CalibrationSpec, DeploySpec, ExportSpec, GenTrtEngineSpec, MaxDropSpec, TensorRTSpec
 from hpo.delivery import Delivery, DeliveryError
-from hpo.handoff import Wanted, hand_off
+from hpo.handoff import Wanted, _compared, hand_off
 from model.handoff import Handoff
 from model.spec import DatasetSpec, ExperimentSpec, ModelSpec, Source
 
@@ -106,6 +106,16 @@ def test_winner_leaves_measured_in_every_precision(give: Give, run_dir: Path, ti
         beside = json.loads(engine.file.with_name(f"{engine.file.name}.json").read_text())
         assert beside["onnx_sha256"] == require_onnx(onnx.file).onnx_sha256
     assert require_onnx(fp32.file).attention == "gather"
+
+
+def test_each_engine_is_told_as_it_was_compared() -> None:
+    far = ("compared, distance 2e-3", "compared, distance 9e-3", "compared, distance 2e-3")
+    reports: Any = {
+        precision: SimpleNamespace(library="tensorrt", version="10.13", compared=compared)
+        for precision, compared in zip(("FP32", "FP16", "INT8"), far, strict=True)
+    }
+    expected = "Engines of tensorrt 10.13: FP32, INT8 compared, distance 2e-3; FP16 compared, distance 9e-3."
+    assert _compared(reports) == expected
 
 
 def test_without_test_data_the_score_is_called_optimistic(
