@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deploy import trt
+from deploy import plugin, trt
 from deploy.sidecar import OnnxSidecar
 from model.adopt import contradictions
 
@@ -50,11 +50,15 @@ def parse(api: Any, network: Any, log: Any, onnx: Path) -> Any:
     one ValueError."""
     parser = api.OnnxParser(network, log)
     parsed = parser.parse_from_file(str(onnx))
-    problems = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+    problems = [parser.get_error(index) for index in range(parser.num_errors)]
     if not parsed or problems:
+        said = list(dict.fromkeys(problem.desc() for problem in problems))
+        # It names a plugin that it does not have by the operator of the node alone.
+        lacks = any(problem.node_operator() == plugin.OP for problem in problems)
+        instead = " with export.attention=gather, whose operators every TensorRT has" if lacks else ""
         raise ValueError(
             f"TensorRT must be able to parse the ONNX file, but `{onnx}` has {len(problems)} problems: "
-            f"{trt.joined(problems)} Export it again{_instead(problems)}."
+            f"{trt.joined(said)} Export it again{instead}."
         )
     # An empty or cut-off file can parse "well" into a network of nothing.
     if network.num_inputs != 1 or network.num_outputs == 0:
@@ -63,12 +67,6 @@ def parse(api: Any, network: Any, log: Any, onnx: Path) -> Any:
             f"{network.num_outputs}; export it again."
         )
     return parser
-
-
-def _instead(problems: list[str]) -> str:
-    """What to export in place of a plugin that this library does not have."""
-    named = any("MultiscaleDeformableAttn" in problem for problem in problems)
-    return " with export.attention=gather, whose operators every TensorRT has" if named else ""
 
 
 def contents(network: Any) -> Contents:

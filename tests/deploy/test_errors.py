@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from deploy import sidecar, trt
+from deploy.export import export_onnx
 from hpo.cli import main
 from model.checkpoint import sha256
 from model.spec import Source
@@ -169,6 +170,16 @@ row("exceptions from nothing", "layers_precision` can only be honoured where an 
 )
 
 
+@row(
+    "a plugin that there is not",
+    r"able to parse .*plugin.onnx`.* Export it again with export\.attention=gather, .*has\.$",
+)
+def _(user: User) -> list[str]:
+    onnx = user.folder / "files" / "plugin.onnx"
+    export_onnx(user.checkpoint, onnx, height=64, width=64, attention="plugin")
+    return user.build(onnx=onnx)
+
+
 @row("a truncated ONNX file", r"able to parse .*cut.onnx` has 1 problems.*Export it again")
 def _(user: User) -> list[str]:
     cut = user.folder / "files" / "cut.onnx"
@@ -290,7 +301,7 @@ def _(user: User) -> list[str]:
 
 
 NEEDS_TENSORRT = {
-    "another number of classes for INT8",
+    "another number of classes for INT8", "a plugin that there is not",
     "a batch that the graph does not have", "no room to build", "another number of classes", "another architecture",
     "another input size", "a truncated ONNX file", "INT8 without images", "a folder of images that is not there",
     "an empty folder of images", "too few images", "a stale calibration cache", "no GPU",
@@ -313,6 +324,8 @@ def test_one_clear_error_and_nothing_left(
         monkeypatch.setattr(trt, "import_module", without_tensorrt)
     elif name in NEEDS_TENSORRT and not any(isinstance(trt._imported(each), trt.Library) for each in trt.NAMES):
         pytest.skip("neither tensorrt nor tensorrt_rtx can be imported")
+    if name == "a plugin that there is not" and trt.load().name != "tensorrt_rtx":
+        pytest.skip("this TensorRT has the plugin")
     if name == "no GPU" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     user = User(tmp_path, checkpoint, onnx, pictures)
