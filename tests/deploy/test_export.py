@@ -310,6 +310,7 @@ def test_deepstream_gets_labels_and_the_real_normalisation(
     assert (own["infer-dims"], own["output-blob-names"]) == ("3;64;96", "pred_logits;pred_boxes")
     assert own["net-scale-factor"] == pytest.approx(1 / (255 * 0.25))
     assert [float(each) for each in own["offsets"].split(";")] == pytest.approx([127.5, 102.0, 76.5])
+    assert own["network-mode"] == 0, "FP32, as the file is and was compared; TAO writes 2, FP16"
     assert found["class-attrs-all"] == {"topk": 20, "pre-cluster-threshold": 0.5}
     assert "values differ from those of training by up to 20.0 %" in capsys.readouterr().out
 
