@@ -49,6 +49,8 @@ def run_trial(config: dict[str, Any]) -> None:
     import ray
     from ray import tune
 
+    from model import threads
+
     out = Path(config["run_dir"]) / "trials" / str(config["number"])
     (out / ERROR_FILE).unlink(missing_ok=True)
 
@@ -57,7 +59,7 @@ def run_trial(config: dict[str, Any]) -> None:
 
     try:
         guard.check()
-        limit_threads(config["cpus"])
+        threads.limit(config["cpus"])
         # A worker whose driver was killed may live a moment longer: two must never write one folder.
         with exclusive(out / ".lock", wait_s=60.0, holder="the worker of an earlier session"), stack_dumps(out):
             node = ray.get_runtime_context().get_node_id()
@@ -180,14 +182,6 @@ def stack_dumps(out: Path) -> Iterator[None]:
             faulthandler.unregister(DUMP)
     if path.stat().st_size == 0:
         path.unlink()
-
-
-def limit_threads(cpus: int) -> None:
-    """Trials times threads must not exceed the cores: two trials of two threads on two cores run four times slower."""
-    os.environ["OMP_NUM_THREADS"] = str(cpus)
-    import torch
-
-    torch.set_num_threads(cpus)
 
 
 def clean_up() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model import errors
+from model import errors, threads
 from model.spec import ExperimentSpec
 
 PATIENCE_S = 120.0
@@ -74,7 +74,7 @@ def measure(
                 capture_output=True,
                 text=True,
                 timeout=patience,
-                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(cpus), "TMPDIR": scratch},
+                env={**os.environ, "PYTHONPATH": path, "TMPDIR": scratch, **threads.environment(cpus)},
             )
         except subprocess.TimeoutExpired:
             raise ProbeError(f"a few steps took more than {patience:.0f} seconds") from None

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model import errors, launch
+from model import errors, launch, threads
 from model.batch import ImageBatch, normalise
 from model.data.coco import Annotations, CocoIndex
 from model.data.datamodule import CocoDataModule
@@ -55,7 +55,7 @@ def main() -> None:
 
 def probe(spec: ExperimentSpec, *, cpus: int, gpu_share: float, most: int | None, scratch: str) -> Cost:
     """As `measure`, in this process, which it changes: threads, random numbers, $DDETR_CACHE (now `scratch`)."""
-    torch.set_num_threads(cpus)
+    threads.limit(cpus)
     where = launch.place(spec.train)
     device = torch.device("cuda", where.gpu_ids[0]) if where.gpu_ids else torch.device("cpu")
     if where.gpu_ids:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from model import errors, launch
+from model import errors, launch, threads
 from model.checkpoint import public_dict
 from model.fit import Fitted, Job, fit
 from model.interrupt import interruptible
@@ -66,11 +66,11 @@ def fit_in_ranks(job: Job, status: StatusLog, on_epoch: OnEpoch | None) -> Fitte
 
 def _start(folder: Path, link: Connection, job: Job) -> "subprocess.Popen[bytes]":
     root = str(Path(__file__).parent.parent)
+    own = max(1, job.cpus // job.place.processes)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    threads = str(max(1, job.cpus // job.place.processes))
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "model.rank", str(folder), str(link.fileno())],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": threads},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **threads.environment(own)},
         pass_fds=[link.fileno()],
         start_new_session=True,  # all ranks and their data workers are one group, and end as one
     )

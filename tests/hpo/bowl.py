@@ -38,8 +38,9 @@ def train(spec, out: Path, *, on_epoch=None, on_adjust=None, cpus=None, resume=N
     """Each call adds a line to `calls.jsonl`, each epoch one to `epochs.jsonl`; the checkpoint is the history."""
     latest, best = out / "dd_model_latest.pth", out / "model_best.pth"
     history = _read(resume) if resume else []
+    said = {"pid": os.getpid(), "resumed": len(history), "cpus": cpus, "time": time.time(), "threads": threads()}
     with (out / "calls.jsonl").open("a") as file:
-        file.write(json.dumps({"pid": os.getpid(), "resumed": len(history), "cpus": cpus, "time": time.time()}) + "\n")
+        file.write(json.dumps(said) + "\n")
     lr = spec.train.optim.lr
     measurements = [
         Measurement(epoch=i + 1, values={VAL_MAP50.name: v, "val_loss": 1.0 - v}, seconds=i + 1.0)
@@ -60,6 +61,16 @@ def train(spec, out: Path, *, on_epoch=None, on_adjust=None, cpus=None, resume=N
         if on_epoch is not None:
             on_epoch(one)
     return Result(last=latest, best=best, measurements=tuple(measurements))
+
+
+def threads() -> dict[str, int]:
+    """Of each library that has a pool of its own here, and what those that come later will find."""
+    import torch
+    from threadpoolctl import threadpool_info
+
+    found = {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
+    told = {name: int(os.environ[name]) for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS") if name in os.environ}
+    return {"torch": torch.get_num_threads(), **told, **found}
 
 
 def measure(checkpoint: Path, names, *, cpus=None) -> dict[str, float]:

@@ -84,6 +84,7 @@ def test_every_ending_has_its_name(
             assert trial.checkpoint.exists()
     calls = [call for trial in trials for call in lines(run / f"trials/{trial.number}/calls.jsonl")]
     assert {call["cpus"] for call in calls} == {1}
+    assert {count for call in calls for count in call["threads"].values()} == {1}, "two trials on two cores"
     # Two workers, one more for each that died or crashed.
     assert len({call["pid"] for call in calls}) <= 4
 
