@@ -33,7 +33,7 @@ def image_scores(index: CocoIndex, rows: np.ndarray, classes: Sequence[int]) -> 
     rows = rows[np.isin(rows[:, 6], classes)]
     rows = rows[np.argsort(-rows[:, 5], kind="stable")]
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    ids = np.array([image.id for image in index.images], dtype=float)
+    ids = index.image_ids.astype(float)
     low, high = (np.searchsorted(rows[:, 0], ids, side=side) for side in ("left", "right"))
     found = [_judge(index, position, rows[low[position] : high[position]], classes) for position in range(len(ids))]
     truth = np.array([boxes for _, boxes in found])

@@ -35,9 +35,8 @@ def compare(
     rows (N, 7) as CocoEvaluator.rows; those of other images and classes are left out. thresholds: of IoU, in place of
     the ten usual ones.
     """
-    ids = np.array([image.id for image in index.images], dtype=np.int64)
-    order = np.argsort(ids)
-    place, known = _find(rows[:, 0], ids[order])
+    order = np.argsort(index.image_ids)
+    place, known = _find(rows[:, 0], index.image_ids[order])
     wanted = known & _find(rows[:, 6], np.sort(classes))[1]
     rows = np.concatenate([place[wanted, None], rows[wanted, 1:]], axis=1)
     images = np.repeat(np.argsort(order), np.diff(index.first))

@@ -45,6 +45,13 @@ class CocoIndex:
     dropped: int = 0  # boxes without extent inside their image
     notices: tuple[str, ...] = ()  # what the user should know of a file, a sentence each
 
+    @property
+    def image_ids(self) -> np.ndarray:
+        """(images,) int64, without a record for each."""
+        if isinstance(self.images, ImageTable):
+            return self.images.ids
+        return np.array([image.id for image in self.images], dtype=np.int64)
+
     def annotations_of(self, position: int) -> Annotations:
         rows = slice(self.first[position], self.first[position + 1])
         return Annotations(*(part[rows] for part in self.annotations))

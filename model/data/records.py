@@ -29,6 +29,11 @@ class ImageTable(Sequence[ImageRecord]):
         self._names = np.frombuffer(b"".join(names), dtype=np.uint8)
         self._ends = np.cumsum([0, *map(len, names)])
 
+    @property
+    def ids(self) -> np.ndarray:
+        """(N,) int64"""
+        return self._numbers[:, 0]
+
     def __len__(self) -> int:
         return len(self._numbers)
 
