@@ -1,10 +1,12 @@
 """What one training step costs against transformers' of the same detector: forward, loss, backward, optimizer.
 
-ResNet-50, 300 queries, 6 + 6 layers, 91 classes, batch 2, the same weights, pictures and boxes for both, no padding;
-they take turns in one process, and each takes a few steps in a process of its own for its peak memory. As it ships,
-transformers trains no parameter of its own ResNet, so ours is frozen too; `--backbone` trains stages 2 to 4 in both.
+The same pictures and boxes for both, no padding; they take turns in one process, and each takes a few steps in a
+process of its own for its peak memory. ResNet-50, 300 queries, 6 + 6 layers, 91 classes, batch 2, the same weights. As
+it ships, transformers trains no parameter of its own ResNet, so ours is frozen too; `--backbone` trains stages 2 to 4 in
+both. `--tiny`: the quickstart's detector, batch 8, all of it trained, with batch normalisation that learns in both.
 
     python tests/benchmarks/training_step.py --size 512 --threads 1 --rounds 7 [--backbone]
+    python tests/benchmarks/training_step.py --size 96 --boxes 3 --rounds 60 --tiny
 """
 
 import argparse
@@ -14,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -27,34 +29,79 @@ from model.network.criterion import Criterion
 from model.network.detr import build
 from model.spec import ModelSpec
 
-CLASSES, BATCH, RATE = 91, 2, 1e-5
+RATE = 1e-5
+TINY = ModelSpec(
+    backbone="resnet_tiny", num_queries=100, num_select=100, num_feature_levels=3, return_interm_indices=[1, 2, 3],
+    hidden_dim=64, nheads=4, enc_layers=1, dec_layers=2, dim_feedforward=256, cls_loss_coef=1.0,
+)  # fmt: skip
 Step = Callable[[], float]
 
 
-def truths(boxes: int) -> list[Target]:
+class Case(NamedTuple):
+    """What is compared."""
+
+    size: int
+    boxes: int
+    backbone: bool
+    tiny: bool
+
+    @property
+    def classes(self) -> int:
+        return 3 if self.tiny else 91
+
+    @property
+    def batch(self) -> int:
+        return 8 if self.tiny else 2
+
+    @property
+    def spec(self) -> ModelSpec:
+        if self.tiny:
+            return TINY
+        # The loss of transformers has no coefficient of the classes.
+        return ModelSpec(pretrained_backbone_path="random", train_backbone=self.backbone, cls_loss_coef=1.0)
+
+
+def truths(case: Case) -> list[Target]:
     generator = torch.Generator().manual_seed(1)
     found = []
-    for number in range(BATCH):
-        centre = 0.2 + 0.6 * torch.rand(boxes, 2, generator=generator)
-        side = 0.05 + 0.3 * torch.rand(boxes, 2, generator=generator)
-        label = torch.randint(1, CLASSES, (boxes,), generator=generator)
+    for number in range(case.batch):
+        centre = 0.2 + 0.6 * torch.rand(case.boxes, 2, generator=generator)
+        side = 0.05 + 0.3 * torch.rand(case.boxes, 2, generator=generator)
+        label = torch.randint(1, case.classes, (case.boxes,), generator=generator)
         found.append(Target(label, torch.cat((centre, side), 1), number, (1, 1)))
     return found
 
 
-def peer(*, backbone: bool) -> Any:
+def peer(case: Case) -> Any:
+    own, more = case.spec, {}
+    if case.tiny:
+        more = {"layer_type": "basic", "embedding_size": 24, "hidden_sizes": [24, 48, 96, 192], "depths": [1, 1, 1, 1]}
     config = transformers.DeformableDetrConfig(
-        backbone_config=transformers.ResNetConfig(out_features=["stage2", "stage3", "stage4"]),
-        use_timm_backbone=False, use_pretrained_backbone=False, num_labels=CLASSES, with_box_refine=True,
-        auxiliary_loss=True,
+        backbone_config=transformers.ResNetConfig(out_features=["stage2", "stage3", "stage4"], **more),
+        use_timm_backbone=False, use_pretrained_backbone=False, num_labels=case.classes, with_box_refine=True,
+        auxiliary_loss=True, d_model=own.hidden_dim, num_queries=own.num_queries,
+        num_feature_levels=own.num_feature_levels, encoder_layers=own.enc_layers, decoder_layers=own.dec_layers,
+        encoder_attention_heads=own.nheads, decoder_attention_heads=own.nheads, dropout=own.dropout_ratio,
+        encoder_ffn_dim=own.dim_feedforward, decoder_ffn_dim=own.dim_feedforward,
     )  # fmt: skip
     torch.manual_seed(0)
-    network = transformers.DeformableDetrForObjectDetection(config).train()
+    network = transformers.DeformableDetrForObjectDetection(config)
     for name, parameter in network.named_parameters():
         if "backbone" in name:
             # transformers' filter looks for torchvision's names, so that nothing of its own ResNet is trained.
-            parameter.requires_grad_(backbone and any(f"stages.{stage}." in name for stage in (1, 2, 3)))
-    return network
+            later = any(f"stages.{stage}." in name for stage in (1, 2, 3))
+            parameter.requires_grad_(case.tiny or (case.backbone and later))
+    if case.tiny:
+        learning_norms(network)
+    return network.train()
+
+
+def learning_norms(module: torch.nn.Module) -> None:
+    for name, child in list(module.named_children()):
+        if type(child).__name__ == "DeformableDetrFrozenBatchNorm2d":
+            module.add_module(name, torch.nn.BatchNorm2d(len(child.weight)))
+        else:
+            learning_norms(child)
 
 
 def optimizer(network: torch.nn.Module) -> torch.optim.Optimizer:
@@ -76,13 +123,12 @@ def their_step(network: Any, pixels: torch.Tensor, targets: list[Target]) -> Ste
 
 
 def our_step(
-    pixels: torch.Tensor, targets: list[Target], *, backbone: bool, weights: dict[str, torch.Tensor] | None = None
+    case: Case, pixels: torch.Tensor, targets: list[Target], weights: dict[str, torch.Tensor] | None = None
 ) -> Step:
-    spec = ModelSpec(pretrained_backbone_path="random", train_backbone=backbone, cls_loss_coef=1.0)
-    network = build(spec, CLASSES, pretrained=True).train()
+    network = build(case.spec, case.classes, pretrained=not case.tiny).train()
     if weights is not None:
         network.load_state_dict(from_hugging_face(weights), strict=True)
-    criterion, rule = Criterion(spec, CLASSES), optimizer(network)
+    criterion, rule = Criterion(case.spec, case.classes), optimizer(network)
 
     def step() -> float:
         rule.zero_grad()
@@ -94,19 +140,15 @@ def our_step(
     return step
 
 
-def inputs(asked: argparse.Namespace) -> tuple[torch.Tensor, list[Target]]:
-    torch.set_num_threads(asked.threads)
-    pixels = torch.randn(BATCH, 3, asked.size, asked.size, generator=torch.Generator().manual_seed(0))
-    return pixels, truths(asked.boxes)
+def inputs(case: Case) -> tuple[torch.Tensor, list[Target]]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(case.batch, 3, case.size, case.size, generator=generator), truths(case)
 
 
-def memory(asked: argparse.Namespace) -> None:
+def memory(case: Case, whose: str) -> None:
     """Prints the peak of resident memory, MiB, of a process that does three steps."""
-    given = inputs(asked)
-    if asked.memory_of == "ours":
-        step = our_step(*given, backbone=asked.backbone)
-    else:
-        step = their_step(peer(backbone=asked.backbone), *given)
+    given = inputs(case)
+    step = our_step(case, *given) if whose == "ours" else their_step(peer(case), *given)
     for _ in range(3):
         step()
     # Not getrusage's, which begins with what the parent process held.
@@ -122,19 +164,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--backbone", action="store_true", help="train the backbone's stages 2 to 4 in both")
     parser.add_argument("--memory-of", choices=("transformers", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--tiny", action="store_true", help="the quickstart's detector")
     asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    case = Case(asked.size, asked.boxes, asked.backbone, asked.tiny)
     if asked.memory_of:
-        memory(asked)
+        memory(case, asked.memory_of)
         return
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {asked.threads} threads")
-    print(
-        f"{asked.size} x {asked.size}, batch {BATCH}, {asked.boxes} boxes an image, backbone trained: {asked.backbone}"
-    )
-    given, network = inputs(asked), peer(backbone=asked.backbone)
-    steps = {
-        "ours": our_step(*given, backbone=asked.backbone, weights=network.state_dict()),
-        "transformers": their_step(network, *given),
-    }
+    print(f"{case.size} pixels, batch {case.batch}, {case.boxes} boxes an image, backbone trained: {case.backbone}")
+    given, network = inputs(case), peer(case)
+    weights = None if case.tiny else network.state_dict()
+    steps = {"ours": our_step(case, *given, weights), "transformers": their_step(network, *given)}
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(asked.rounds + 1):  # the first does not count
         for name, step in steps.items():
@@ -146,7 +187,9 @@ def main() -> None:
                 print(f"{name}: loss of the first step {loss:.3f}")
     ratios = [theirs / ours for theirs, ours in zip(taken["transformers"], taken["ours"], strict=True)]
     for name, seconds in taken.items():
-        print(f"{name}: {statistics.median(seconds):.3f} CPU s a step, {min(seconds):.3f} to {max(seconds):.3f}")
+        rate = case.batch / statistics.median(seconds)
+        span = f"{min(seconds):.3f} to {max(seconds):.3f}"
+        print(f"{name}: {statistics.median(seconds):.3f} CPU s a step ({span}), {rate:.2f} images a second")
     print(f"ratio, pair by pair: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
     peaks = {}
     for name in steps:
