@@ -2,8 +2,8 @@
 
 The same pictures and boxes for both, no padding; they take turns in one process, and each takes a few steps in a
 process of its own for its peak memory. ResNet-50, 300 queries, 6 + 6 layers, 91 classes, batch 2, the same weights. As
-it ships, transformers trains no parameter of its own ResNet, so ours is frozen too; `--backbone` trains stages 2 to 4 in
-both. `--tiny`: the quickstart's detector, batch 8, all of it trained, with batch normalisation that learns in both.
+it ships, transformers trains no parameter of its own ResNet, so ours is frozen too; `--backbone` trains stages 2 to 4
+in both. `--tiny`: the quickstart's detector, batch 8, all of it trained, with batch normalisation that learns in both.
 
     python tests/benchmarks/training_step.py --size 512 --threads 1 --rounds 7 [--backbone]
     python tests/benchmarks/training_step.py --size 96 --boxes 3 --rounds 60 --tiny
