@@ -7,6 +7,7 @@ Everything needed to go on is in the run folder before a trial starts: `spec.yam
 import dataclasses
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -248,10 +249,13 @@ def _check_gpus(there: Share, sweep: "SweepSpec") -> None:
 def _execute(driver: Driver, portion: Share, train: str) -> None:
     """Runs trials until the driver says that it is done."""
     from ray import tune
+    from ray.tune.execution import class_cache
 
     from hpo.adapters import Halting, Searching
     from hpo.trial import run_trial
 
+    # Tune hands credentials to every trial in words that Ray writes to its logs; a worker has those of its machine.
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if name.startswith("AWS_")}
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by our console, once
     run_dir, costs = driver.ledger.run_dir, list(driver.ledger.goals)
     resources = {"CPU": float(portion.cpus), "GPU": portion.gpus}
