@@ -41,8 +41,9 @@ def decode(path: Path | BinaryIO) -> np.ndarray:
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")  # of odd metadata, and of sizes that are still allowed
-            seen = ImageOps.exif_transpose(image)
-            return np.asarray(_eight_bits(seen).convert("RGB"))
+            ImageOps.exif_transpose(image, in_place=True)  # each copy costs a sixth of the decoding
+            seen = _eight_bits(image)
+            return np.asarray(seen if seen.mode == "RGB" else seen.convert("RGB"))
     except DECODING_ERRORS as error:
         raise DataError(f"`{path}` cannot be decoded ({error}); replace it or take it out of the set.") from error
 
