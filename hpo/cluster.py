@@ -45,9 +45,11 @@ QUIET = {
 """Set before ray is imported, unless the user set them."""
 OWN = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else it listens on every network; Ray has no other switch for loopback
-    "RAY_AUTH_MODE": "token",  # and who reaches it without the token of this user's home is refused
+    "RAY_AUTH_MODE": "token",
 }
 """As QUIET, for a Ray of our own."""
+TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+"""Where a user names the token. Without them Ray makes one for good in the home, for others to read where they may."""
 WORKER_ENV = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
 """How long a stopped training may take to leave a worker that is to be used again."""
 CALL_S = 10.0
@@ -74,6 +76,14 @@ class Share:
     concurrent: int
 
 
+def prepare(address: str | None) -> None:
+    """Sets Ray's variables, before it is imported. `address` None: for one of our own, with a token of its own."""
+    for name, value in (QUIET if address is not None else QUIET | OWN).items():
+        os.environ.setdefault(name, value)
+    if address is None and not any(name in os.environ for name in TOKENS):
+        os.environ[TOKENS[0]] = secrets.token_hex(32)
+
+
 @contextmanager
 def workers(
     run_dir: Path, spec: "ExperimentSpec", sweep: "SweepSpec", note: Callable[[str], None] = print
@@ -84,8 +94,7 @@ def workers(
     """
     address = os.environ.get("RAY_ADDRESS") or None
     address = None if address == "local" else address
-    for name, value in (QUIET | (OWN if address is None else {})).items():
-        os.environ.setdefault(name, value)
+    prepare(address)
     import ray
 
     scratch = run_dir / ".ray"

@@ -38,12 +38,11 @@ def tracking_in_the_run_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory: pytest.TempPathFactory):
     """Two CPUs; workers find the stand-in training by name."""
-    from hpo.cluster import OWN, QUIET, options
+    from hpo.cluster import options, prepare
 
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), before)))
-    for name, value in (QUIET | OWN).items():
-        os.environ.setdefault(name, value)
+    prepare(None)
     import ray
 
     ray.init(num_cpus=2, **options(None, tmp_path_factory.mktemp("ray") / "empty"))

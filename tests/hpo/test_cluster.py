@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,9 @@ with cluster.workers(Path(sys.argv[1]), ExperimentSpec(), SweepSpec()):
     every = [each for one in (here, *here.children(recursive=True)) for each in one.net_connections("inet")]
     told = {"listens": sorted({each.laddr.ip for each in every if each.status == psutil.CONN_LISTEN})}
     address = ray.get_runtime_context().gcs_address
+    files = [each for each in (Path(os.environ["RAY_TMPDIR"]) / "ray").rglob("*") if each.is_file()]
+    token = os.environ["RAY_AUTH_TOKEN"].encode()
+    told |= {"files": len(files), "with token": [str(each) for each in files if token in each.read_bytes()]}
     for name, token in (("stranger", {"RAY_AUTH_TOKEN": "0" * 32}), ("owner", {})):
         program = f"import ray; ray.init({address!r}, log_to_driver=False)"
         done = subprocess.run([sys.executable, "-c", program], env=os.environ | token, capture_output=True, text=True)
@@ -161,15 +165,19 @@ print(json.dumps(told))
 @pytest.mark.timeout(300)
 def test_our_own_ray_answers_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own, for Ray reads its variables once."""
-    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+    for name in ("RAY_ADDRESS", *cluster.OWN, *cluster.TOKENS):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps the token
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     home = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", LISTENING, str(tmp_path / "run")], cwd=home, capture_output=True, text=True, timeout=280
-    )
+    command = [sys.executable, "-c", LISTENING, str(tmp_path / "run")]
+    with tempfile.TemporaryDirectory(prefix="ray-") as files:  # its sockets need a short path
+        monkeypatch.setenv("RAY_TMPDIR", files)
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
+    assert told["files"] > 0
+    assert told["with token"] == []
+    assert not (tmp_path / "home" / ".ray").exists(), "the token is of this one Ray"
     assert told["listens"]
     for address in map(ipaddress.ip_address, told["listens"]):
         assert (getattr(address, "ipv4_mapped", None) or address).is_loopback, told["listens"]
