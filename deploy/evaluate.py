@@ -14,13 +14,12 @@ from model.batch import ImageBatch
 from model.data.coco import CocoIndex
 from model.data.datamodule import CocoDataModule
 from model.errors import SpecError
-from model.evaluate import Detector, checkpoint_latency, evaluate_checkpoint, evaluate_detector, record
+from model.evaluate import Detector, Opened, Split, evaluate_detector, open_checkpoint, record
 from model.latency import Latency
 from model.metrics import CocoEvaluator, CocoResult
 from model.spec import ENGINES, ExperimentSpec
 from model.status import StatusLog
 
-Split = Literal["test", "val"]
 Action = Literal["evaluate", "inference"]
 
 EXPORTED = (".onnx", *ENGINES)
@@ -29,6 +28,7 @@ EXPORTED = (".onnx", *ENGINES)
 class Exported(NamedTuple):
     """An ONNX file or an engine, ready to run."""
 
+    path: Path
     graph: GraphPredictor
     spec: ExperimentSpec
     """The file's own, with the user's keys over it."""
@@ -37,6 +37,20 @@ class Exported(NamedTuple):
 
     def detector(self) -> Detector:
         return graph_detector(self.graph, self.spec)
+
+    def score(self, *, split: Split = "test", cpus: int = 1) -> tuple[CocoResult, CocoEvaluator]:
+        """Every image is resized to the graph's size and counts, whatever is left for the last batch."""
+        return score(self.detector(), self.spec, self.graph.size, split=split, cpus=cpus)
+
+    def latency(self, *, split: Split = "test") -> Latency:
+        """At `evaluate.latency_batch_sizes`, on the first images that are scored, as the graph sees them then. ONNX
+        Runtime runs the file as it does by itself: a lowered graph in its own kernels, where scoring computes what the
+        file says."""
+        graph = self.graph
+        if isinstance(graph, OnnxPredictor):
+            graph = OnnxPredictor(self.path, threads=graph.threads or None, exact=False)
+        images = next(iter(images_of(self.spec, graph.size, split=split, cpus=1)[1]))
+        return of_graph(graph, graph_input(graph, images, self.spec), self.spec.evaluate.latency_batch_sizes)
 
 
 def open_exported(path: Path, given: Mapping[str, Any], action: Action, *, threads: int | None = None) -> Exported:
@@ -53,36 +67,22 @@ def open_exported(path: Path, given: Mapping[str, Any], action: Action, *, threa
     spec = _batched(_sized(adopt(itself, given), described.size, action), path, batches, action)
     ids = getattr(spec, action).gpu_ids
     graph = open_graph(path, gpu_id=ids[0] if ids else 0, threads=threads)
-    return Exported(graph, spec, itself.classes)
+    return Exported(path, graph, spec, itself.classes)
+
+
+def open_file(path: Path, given: Mapping[str, Any], *, threads: int | None = None) -> Exported | Opened:
+    """A checkpoint, an ONNX file or an engine, to be evaluated under `given`, the user's nested spec. NoGpuError for an
+    engine without a GPU. threads: of ONNX Runtime."""
+    if path.suffix not in EXPORTED:
+        return open_checkpoint(path, given)
+    return open_exported(path, given, "evaluate", threads=threads)
 
 
 def evaluate_file(
     path: Path, given: Mapping[str, Any], *, split: Split = "test", cpus: int = 1, threads: int | None = None
 ) -> tuple[CocoResult, CocoEvaluator]:
-    """Scores a checkpoint, an ONNX file or an engine on a split of the data that `given`, the user's nested spec,
-    names. For the latter two every image is resized to the graph's size. Every image counts, whatever is left for the
-    last batch."""
-    if path.suffix not in EXPORTED:
-        return evaluate_checkpoint(path, given, split=split, cpus=cpus)
-    opened = open_exported(path, given, "evaluate", threads=threads)
-    return score(opened.detector(), opened.spec, opened.graph.size, split=split, cpus=cpus)
-
-
-def latency_of_file(
-    path: Path, given: Mapping[str, Any], *, split: Split = "test", threads: int | None = None
-) -> Latency:
-    """How long the network in a checkpoint, an ONNX file or an engine takes at `evaluate.latency_batch_sizes`: on the
-    first images that evaluate_file scores, as it sees them. NoGpuError for an engine without a GPU.
-
-    threads: of ONNX Runtime, which runs the file as it does by itself: a lowered graph in its own kernels, where
-    scoring computes what the file says.
-    """
-    if path.suffix not in EXPORTED:
-        return checkpoint_latency(path, given, split=split)
-    opened = open_exported(path, given, "evaluate", threads=threads)
-    graph = OnnxPredictor(path, threads=threads, exact=False) if path.suffix == ".onnx" else opened.graph
-    images = next(iter(images_of(opened.spec, graph.size, split=split, cpus=1)[1]))
-    return of_graph(graph, graph_input(graph, images, opened.spec), opened.spec.evaluate.latency_batch_sizes)
+    """The score of a checkpoint, an ONNX file or an engine on a split of the data that `given` names."""
+    return open_file(path, given, threads=threads).score(split=split, cpus=cpus)
 
 
 class Evaluated(NamedTuple):
@@ -97,11 +97,12 @@ def evaluate_action(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> Ev
     status = StatusLog(out)
     with status.action("evaluate"):
         path = named_file(given, "evaluate")
-        result, evaluator = evaluate_file(path, given, cpus=cpus)
+        opened = open_file(path, given)
+        result, evaluator = opened.score(cpus=cpus)
         record(status, out, result, evaluator)
-        found = latency_of_file(path, given)
-        if not found.rows:
+        if not opened.spec.evaluate.latency_batch_sizes:
             return Evaluated(result, None)
+        found = opened.latency()
         found.write(out)
         first = found.rows[0]
         status.write("RUNNING", f"Median latency {first.median_ms:.2f} ms at batch {first.batch}, {found.where()}.")

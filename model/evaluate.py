@@ -5,7 +5,7 @@ Knows detections and ground truth; does not know what runs the network.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from model.data.datamodule import CocoDataModule
 from model.errors import SpecError
 from model.latency import Latency, of_torch
 from model.metrics import CocoEvaluator, CocoResult
-from model.network.detr import Prediction
+from model.network.detr import DeformableDETR, Prediction
 from model.network.postprocess import Detections, top_k
 from model.progress import track
 from model.report import write_result
@@ -29,6 +29,27 @@ Predictor = Callable[[Tensor, Tensor | None], Prediction]
 """(pixels (B, 3, H, W) normalised, padding mask (B, H, W) or None) -> Prediction."""
 Detector = Callable[[ImageBatch], Detections]
 """The best `model.num_select` detections of each image of a batch, boxes in pixels of the original image."""
+Split = Literal["test", "val"]
+
+
+class Opened(NamedTuple):
+    """The network of a checkpoint, where it is to run."""
+
+    model: DeformableDETR
+    spec: ExperimentSpec
+    """The checkpoint's own, with the user's keys over it."""
+
+    def score(self, *, split: Split = "test", cpus: int = 1) -> tuple[CocoResult, CocoEvaluator]:
+        """Validation images are batched as in training."""
+        index, batches = _scored(CocoDataModule(self.spec, cpus=cpus), split)
+        return evaluate_detector(detector(torch_predictor(self.model), self.spec), batches, index, self.spec)
+
+    def latency(self, *, split: Split = "test") -> Latency:
+        """At `evaluate.latency_batch_sizes`, on the first images that are scored, as the network sees them then."""
+        images = next(iter(_scored(CocoDataModule(self.spec, cpus=1), split)[1]))
+        sizes = self.spec.dataset.augmentation
+        pixels, mask = normalise(images.pixels, images.sizes, sizes.input_mean, sizes.input_std)
+        return of_torch(self.model, pixels, mask, self.spec.evaluate.latency_batch_sizes)
 
 
 def device(gpu_ids: Sequence[int]) -> torch.device:
@@ -90,36 +111,24 @@ def evaluate_detector(
     return evaluator.result(), evaluator
 
 
-def evaluate_checkpoint(
-    path: Path, given: Mapping[str, Any], *, split: Literal["test", "val"] = "test", cpus: int = 1
-) -> tuple[CocoResult, CocoEvaluator]:
-    """The score of the checkpoint at `path` on a split; `given` is what the user's spec says (data above all).
-    Validation images are batched as in training."""
+def open_checkpoint(path: Path, given: Mapping[str, Any]) -> Opened:
+    """The checkpoint at `path`; `given` is what the user's spec says (data above all)."""
     model, checkpoint = load_model(path)
     spec = adopt(checkpoint, given)
-    data = CocoDataModule(spec, cpus=cpus)
-    model.to(device(spec.evaluate.gpu_ids))
-    index, batches = _scored(data, split)
-    return evaluate_detector(detector(torch_predictor(model), spec), batches, index, spec)
+    return Opened(model.to(device(spec.evaluate.gpu_ids)), spec)
 
 
-def _scored(data: CocoDataModule, split: Literal["test", "val"]) -> tuple[CocoIndex, Iterable[ImageBatch]]:
+def evaluate_checkpoint(
+    path: Path, given: Mapping[str, Any], *, split: Split = "test", cpus: int = 1
+) -> tuple[CocoResult, CocoEvaluator]:
+    """The score of the checkpoint at `path` on a split."""
+    return open_checkpoint(path, given).score(split=split, cpus=cpus)
+
+
+def _scored(data: CocoDataModule, split: Split) -> tuple[CocoIndex, Iterable[ImageBatch]]:
     if split == "val":
         return data.val_index, data.eval_loader(data.val_index, data.spec.dataset.batch_size)
     return data.test_index, data.test_dataloader()
-
-
-def checkpoint_latency(path: Path, given: Mapping[str, Any], *, split: Literal["test", "val"] = "test") -> Latency:
-    """How long the network of the checkpoint at `path` takes at `evaluate.latency_batch_sizes`: on the first images
-    that evaluate_checkpoint scores, as it sees them."""
-    model, checkpoint = load_model(path)
-    spec = adopt(checkpoint, given)
-    data = CocoDataModule(spec, cpus=1)
-    model.to(device(spec.evaluate.gpu_ids))
-    images = next(iter(_scored(data, split)[1]))
-    sizes = spec.dataset.augmentation
-    pixels, mask = normalise(images.pixels, images.sizes, sizes.input_mean, sizes.input_std)
-    return of_torch(model, pixels, mask, spec.evaluate.latency_batch_sizes)
 
 
 def evaluate(given: Mapping[str, Any], out: Path, *, cpus: int = 1) -> CocoResult:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from deploy import gate, sidecar, trt
 from deploy.engine import EngineReport, build_engine
-from deploy.evaluate import evaluate_file, latency_of_file
+from deploy.evaluate import evaluate_file, open_file
 from deploy.export import export_onnx
 from deploy.gen_trt_engine import gen_trt_engine_action
 from deploy.parity import ParityError
@@ -197,7 +197,7 @@ def test_map_is_that_of_onnx_runtime(built: Built, tiny_pictures: Source, own_ca
 
 def test_latency_is_measured(built: Built, tiny_pictures: Source, own_cache: None) -> None:
     wanted = given(tiny_pictures, evaluate={"latency_batch_sizes": [1, 4]})
-    found = latency_of_file(built.report.engine, wanted)
+    found = open_file(built.report.engine, wanted).latency()
     assert [row.batch for row in found.rows] == [1, 4]
     assert all(0 < row.median_ms <= row.p99_ms and row.images_per_second > 0 for row in found.rows)
     assert found.device == torch.cuda.get_device_name(0)

@@ -8,6 +8,7 @@ from PIL import Image
 from deploy.evaluate import evaluate_action, evaluate_file
 from deploy.export import export_onnx
 from deploy.inference import inference_action
+from model.checkpoint import load_model
 from model.errors import CheckpointError, SpecError
 from model.evaluate import evaluate_checkpoint
 from model.spec import Source
@@ -49,6 +50,23 @@ def test_action_writes_what_the_evaluation_of_a_checkpoint_writes(onnx: Path, pi
     lines = [json.loads(line) for line in (tmp_path / "status.json").read_text().splitlines()]
     assert lines[-1]["status"] == "SUCCESS"
     assert {"test_mAP": result.numbers["mAP"], "test_mAP50": result.numbers["mAP50"]} in [x.get("kpi") for x in lines]
+
+
+@pytest.mark.parametrize("sizes", [[], [1]])
+def test_a_checkpoint_is_opened_once(
+    checkpoint: Path, pictures: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    opened: list[Path] = []
+
+    def load(path: Path) -> Any:
+        opened.append(path)
+        return load_model(path)
+
+    monkeypatch.setattr("model.evaluate.load_model", load)
+    keys = {"checkpoint": str(checkpoint), "latency_batch_sizes": sizes, "input_width": 64, "input_height": 64}
+    _, latency = evaluate_action(asked(pictures, evaluate=keys), tmp_path)
+    assert opened == [checkpoint]
+    assert (latency is None, (tmp_path / "latency.json").exists()) == (not sizes, bool(sizes))
 
 
 def test_what_the_file_contradicts(onnx: Path, pictures: Source, tmp_path: Path) -> None:
