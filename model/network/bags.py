@@ -63,8 +63,8 @@ class Places(NamedTuple):
     """(M, K) int32: row of the table that is the upper left of the four around the point."""
     beyond: Tensor
     """(2, M, K): how far the point is from that cell's centre, in cells."""
-    inside: Tensor
-    """(2, M, K) bool: whether moving the point changes anything; far outside it does not."""
+    moves: Tensor
+    """(2, M, K): 1 where moving the point changes what it reads, 0 far outside."""
 
 
 class Sampling:
@@ -98,18 +98,18 @@ class Sampling:
 
     def places(self, axes_XNQK: Tensor) -> Places:
         maps = axes_XNQK.shape[1]
-        place = (axes_XNQK.flatten(1, 2) * self.size_X1K).sub_(0.5)
+        anywhere = (axes_XNQK.flatten(1, 2) * self.size_X1K).sub_(0.5)
         # A point a cell outside reads the border alone. NaN passes all this and makes the result NaN, as it should.
-        place = torch.minimum(place.clamp_(min=-1.0), self.size_X1K)
+        place = torch.minimum(anywhere.clamp(min=-1.0), self.size_X1K)
+        moves = anywhere.eq_(place)  # as numbers: a bool would be several times slower here and where it is used
         before = torch.minimum(place.floor(), self.size_X1K - 1)
-        inside = (place > -1.0) & (place < self.size_X1K)
         beyond = place.sub_(before)
         x, y = before.nan_to_num_().int()
         cell = y.add_(self.first_K).mul_(self.canvas.width).add_(x).add_(1)
         if maps > 1:
             first_N = torch.arange(maps, dtype=torch.int32) * self.canvas.cells
             cell = (cell.view(maps, -1) + first_N[:, None]).view_as(cell)
-        return Places(cell, beyond, inside)
+        return Places(cell, beyond, moves)
 
     def rows(self, cell_MK: Tensor) -> Tensor:
         """(M, 4 x K) int32: the four cells of each point, one corner after the other."""
@@ -153,7 +153,7 @@ class _Bags(torch.autograd.Function):
         s = Sampling(ctx.levels, location_BQHLP2)
         value_NSD, axes_XNQK = s.by_map(value_BSHD), s.axes(location_BQHLP2)
         weight_NQK = s.by_map(weight_BQHLP.flatten(3))
-        grad_NQD = s.by_map(grad_BQC.unflatten(2, (s.heads, -1)))
+        grad_NQD = s.by_map(grad_BQC.unflatten(2, (s.heads, -1))).contiguous()
         of_value, of_axes, of_weight = (torch.empty_like(each) for each in (value_NSD, axes_XNQK, weight_NQK))
         for maps in s.blocks():
             places = s.places(axes_XNQK[:, maps])
@@ -162,7 +162,7 @@ class _Bags(torch.autograd.Function):
             corners = _products(grad_MD, table, s.rows(places.cell)).unflatten(1, (4, -1)).unbind(1)
             by_weight, by_place = _slopes(corners, places.beyond)
             of_weight[maps] = by_weight.view_as(of_weight[maps])
-            of_axes[:, maps] = (by_place * weight_MK).mul_(s.size_X1K).mul_(places.inside).view_as(of_axes[:, maps])
+            of_axes[:, maps] = (by_place * weight_MK).mul_(s.size_X1K).mul_(places.moves).view_as(of_axes[:, maps])
             shares = s.shares(places.beyond, weight_MK)
             s.canvas.lift(_spread(grad_MD, places.cell, shares, s.canvas.shifts, len(table)), of_value[maps])
         return (
@@ -178,11 +178,10 @@ def _products(grad_MD: Tensor, table_RD: Tensor, rows_MJ: Tensor) -> Tensor:
     _quiet()
     count, bag = rows_MJ.shape
     starts = torch.arange(0, count * bag + 1, bag, dtype=rows_MJ.dtype)
-    nothing = grad_MD.new_zeros(()).expand(count * bag)
-    bags = torch.sparse_csr_tensor(
-        starts, rows_MJ.flatten(), nothing.contiguous(), (count, len(table_RD)), check_invariants=False
-    )
-    return torch.sparse.sampled_addmm(bags, grad_MD, table_RD.t(), beta=0.0).values().view(count, bag)
+    found = grad_MD.new_zeros(count * bag)
+    bags = torch.sparse_csr_tensor(starts, rows_MJ.flatten(), found, (count, len(table_RD)), check_invariants=False)
+    torch.sparse.sampled_addmm(bags, grad_MD, table_RD.t(), beta=0.0, out=bags)
+    return bags.values().view(count, bag)
 
 
 def _slopes(corners: tuple[Tensor, ...], beyond_XMK: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,7 +200,7 @@ def _spread(grad_MD: Tensor, cell_MK: Tensor, shares_M4K: Tensor, shifts: tuple[
     their upper left cell once; for the other corners the sums are the same bags with other shares, shifted."""
     points = cell_MK.shape[1]
     cell, place = cell_MK.flatten().sort(stable=True)
-    starts = torch.searchsorted(cell, torch.arange(cells + 1, dtype=cell.dtype), out_int32=True)
+    starts = F.pad(torch.bincount(cell, minlength=cells).cumsum(0), (1, 0)).int()
     query = place.div(points, rounding_mode="floor")
     place += query * (3 * points)  # among the shares of the first corner
     query, flat = query.int(), shares_M4K.flatten()

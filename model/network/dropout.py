@@ -25,18 +25,20 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        steps = self._steps(x)
-        return F.dropout(x, self.p, self.training) if steps is None else _Dropped.apply(x, steps)
+        return _Dropped.apply(x, self._steps) if self.own(x) else F.dropout(x, self.p, self.training)
 
     def after_relu(self, x: Tensor) -> Tensor:
         """Of `relu(x)`. In training it takes the memory of `x`, which nothing else may need."""
-        steps = self._steps(x)
-        return F.dropout(F.relu(x), self.p, self.training) if steps is None else _ReluDropped.apply(x, steps)
+        return _ReluDropped.apply(x, self._steps) if self.own(x) else F.dropout(F.relu(x), self.p, self.training)
 
-    def _steps(self, x: Tensor) -> int | None:
-        """Of STEPS, how many drop an element; None where PyTorch's own form is as good."""
-        steps = round(self.p * STEPS)
-        return steps if self.training and x.device.type == "cpu" and 0 < steps < STEPS else None
+    def own(self, x: Tensor) -> bool:
+        """Whether it is done here: something is dropped, and on a CPU."""
+        return self.training and x.device.type == "cpu" and 0 < self._steps < STEPS
+
+    @property
+    def _steps(self) -> int:
+        """Of STEPS, how many drop an element."""
+        return round(self.p * STEPS)
 
 
 class _Dropped(torch.autograd.Function):

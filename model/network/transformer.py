@@ -12,6 +12,7 @@ from model.network.levels import Levels
 from model.network.position import sine_position
 from model.network.proposals import candidates, sine_boxes
 from model.network.recompute import call
+from model.network.self_attention import SelfAttention
 
 # B image (1 where all images share it), Q query, S token of the flattened levels, C hidden feature, L level
 
@@ -104,7 +105,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.cross_attn = MSDeformAttn(s.hidden_dim, s.num_feature_levels, s.nheads, s.dec_n_points)
         self.norm1 = nn.LayerNorm(s.hidden_dim)
-        self.self_attn = nn.MultiheadAttention(s.hidden_dim, s.nheads, dropout=s.dropout_ratio, batch_first=True)
+        self.self_attn = SelfAttention(s.hidden_dim, s.nheads, s.dropout_ratio)
         self.norm2 = nn.LayerNorm(s.hidden_dim)
         self.linear1 = nn.Linear(s.hidden_dim, s.dim_feedforward)
         self.linear2 = nn.Linear(s.dim_feedforward, s.hidden_dim)
@@ -114,9 +115,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, reference: Tensor, tokens: Tensor, levels: Levels, padding: Tensor | None
     ) -> Tensor:
-        query = x + position
-        mixed, _ = self.self_attn(query, query, x, need_weights=False)
-        x = self.norm2(x + self.dropout(mixed))
+        x = self.norm2(x + self.dropout(self.self_attn(x + position, x)))
         attended = self.cross_attn(x + position, reference, tokens, levels, padding)
         x = self.norm1(x + self.dropout(attended))
         expanded = self.dropout.after_relu(self.linear1(x))
