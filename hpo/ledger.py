@@ -74,6 +74,7 @@ class Ledger:
         """Of every configuration that ended: its place in the order of endings, and its value if it completed."""
         self.seconds, self.gpu_seconds = float(facts.get("seconds", 0.0)), float(facts.get("gpu_seconds", 0.0))
         self.exhausted = False
+        self._finished: dict[int, TrialRecord] = {}
         for trial in trials:
             self._take_over(trial)
         if facts.get("confirm") and not facts.get("ended"):  # killed before all were queued
@@ -410,7 +411,7 @@ class Ledger:
         return record_of(self._study.get_trials(deepcopy=False)[number], self.run_dir)
 
     def result(self) -> SweepResult:
-        return result_of(self._study, self.run_dir)
+        return result_of(self._study, self.run_dir, self._finished)
 
 
 def quiet() -> None:

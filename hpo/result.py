@@ -297,9 +297,17 @@ def read_result(run_dir: Path) -> SweepResult:
     return result_of(study, run_dir)
 
 
-def result_of(study: "Study", run_dir: Path) -> SweepResult:
-    facts = study.user_attrs
-    begun = [record_of(trial, run_dir) for trial in study.get_trials(deepcopy=False) if is_begun(trial)]
+def result_of(study: "Study", run_dir: Path, known: dict[int, TrialRecord] | None = None) -> SweepResult:
+    """known: keeps the records of finished trials, which change no more, for the next call."""
+    facts, begun = study.user_attrs, []
+    for trial in study.get_trials(deepcopy=False):
+        record = None if known is None else known.get(trial.number)
+        if record is None and is_begun(trial):
+            record = record_of(trial, run_dir)
+            if known is not None and record.outcome is not None:
+                known[trial.number] = record
+        if record is not None:
+            begun.append(record)
     return SweepResult(
         run_dir=run_dir,
         metric=Metric(**facts["metric"]),

@@ -31,17 +31,16 @@ def progress(result: SweepResult) -> list[tuple[int, dict[str, float]]]:
     """(finished trials, metrics of the sweep) after each trial that ended, in that order: the same whenever it is
     asked."""
     ended = sorted((one for one in result.trials if one.outcome is not None), key=_place)
-    found, completed, others = list[tuple[int, dict[str, float]]](), list[float](), list[float]()
-    pick = max if result.metric.goal == "maximize" else min
+    found, best = list[tuple[int, dict[str, float]]](), dict[bool, float]()  # of completed trials, and of the others
     gpu_seconds = 0.0
     for step, trial in enumerate(ended, start=1):
-        value = trial.value(result.metric)
-        if value is not None:
-            (completed if trial.outcome is Outcome.COMPLETED else others).append(value)
+        value, completed = trial.value(result.metric), trial.outcome is Outcome.COMPLETED
+        if value is not None and (completed not in best or result.metric.better(value, best[completed])):
+            best[completed] = value
         gpu_seconds = max(gpu_seconds, trial.sweep_gpu_seconds)
         metrics = {"gpu_hours": gpu_seconds / 3600}
-        if completed or others:
-            metrics[f"best_{result.metric.name}"] = pick(completed or others)
+        if best:
+            metrics[f"best_{result.metric.name}"] = best.get(True, best.get(False, 0.0))
         found.append((step, metrics))
     return found
 

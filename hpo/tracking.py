@@ -31,6 +31,8 @@ FAREWELL_S = 15.0
 """How long the end of a run waits for a server that says nothing; one that is not there is not waited for."""
 SLOW_S = 180.0
 """The same for a database here, which on a busy machine takes half a minute to be made, and is never away."""
+SUMMARY_SHARE = 0.01
+"""Most of the driver's time that summaries may take while the sweep runs; each lists all trials."""
 FIRST_FILES = ("spec.yaml", "space.json", "datasets.json")
 LAST_FILES = (*FIRST_FILES, "handoff.json", "delivery.json", "report.html", "report.md", "model.onnx.json")
 """Of the run folder, as far as they are there; model.onnx is in the logged model."""
@@ -48,6 +50,7 @@ class Tracker:
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
         self._refused = 0
+        self._next_summary = 0.0
 
     def describe(self, about: About) -> None:
         """What every run is to say of itself from now on."""
@@ -71,8 +74,12 @@ class Tracker:
         self._say(self._about.trial(trial, "interrupted"))
 
     def progress(self, result: SweepResult) -> None:
-        """A trial has ended: the best so far, what was spent, and the summary."""
-        self._say_progress(result, progress(result)[-1:])
+        """A trial has ended: the best so far, what was spent, and the summary, where the last one is not too fresh."""
+        begun, page = time.monotonic(), None
+        if begun >= self._next_summary:
+            page = summary(result)
+            self._next_summary = begun + (time.monotonic() - begun) / SUMMARY_SHARE
+        self._say_progress(progress(result)[-1:], page)
 
     def keep(self, files: Sequence[str], *, plain: bool = False) -> None:
         """Files of the run folder become artifacts of its run, those that are there when it is heard."""
@@ -88,7 +95,7 @@ class Tracker:
         """Makes the runs say what the study says."""
         for trial in (*result.trials, *result.repeats):
             self.finish(trial)
-        self._say_progress(result, progress(result))
+        self._say_progress(progress(result), summary(result))
 
     def end(self, result: SweepResult, *, state: str) -> None:
         """Writes whatever is missing and closes the parent. `state`: finished, interrupted, failed."""
@@ -139,8 +146,9 @@ class Tracker:
             self._thread.start()
         self._queue.put({"uri": self._shown, **event})
 
-    def _say_progress(self, result: SweepResult, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-        self._say({"do": "progress", "points": points, "tags": {"mlflow.note.content": summary(result)}})
+    def _say_progress(self, points: Sequence[tuple[int, Mapping[str, float]]], page: str | None) -> None:
+        tags = {} if page is None else {"mlflow.note.content": page}
+        self._say({"do": "progress", "points": points, "tags": tags})
 
     def _send(self, queue: Outbox) -> None:
         """The thread: says what is in the queue until it is heard."""
