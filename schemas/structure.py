@@ -128,6 +128,8 @@ def _float(value: Any) -> float:
         number = float(value)
     except ValueError:
         raise ValueError("must be a number") from None
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
     if not math.isfinite(number):
         raise ValueError("must be a finite number")
     return number

@@ -51,7 +51,7 @@ def parse_range(name: str, given: Any) -> Range:
     try:
         low, high = float(parts[0]), float(parts[1])
         scale = str(parts[2]).strip() if len(parts) > 2 else "linear"
-    except (IndexError, ValueError, TypeError):
+    except (IndexError, ValueError, TypeError, OverflowError):
         low, high, scale = math.nan, math.nan, ""
     if len(parts) > 3 or scale not in ("linear", "log") or not low < high or not math.isfinite(high - low):
         raise ValueError(f"a range has the form low:high or low:high:log, low below high, but `{name}` has {given!r}.")

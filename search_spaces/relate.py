@@ -3,11 +3,11 @@
 Knows ranges and relations; no schema, no overlay and no reason for a range.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from schemas.leaf import is_number
 from search_spaces.constraints import Relation, View
 from search_spaces.space import Dropped, Parameter, Rule, beyond
 
@@ -34,7 +34,7 @@ def relate(
         if child is None:
             continue
         for value in [view.value(name) for name in edge.parents if name not in found]:
-            if not _is_number(value):
+            if not is_number(value):
                 continue
             less = _narrow(
                 child, value * edge.factor, edge.kind in ("below", "at_most"), edge.kind in ("above", "below")
@@ -74,10 +74,10 @@ def _limit(edge: Relation, found: Mapping[str, Parameter], view: View) -> Any:
     child = found.get(edge.child)
     if child is None:
         value = view.value(edge.child)
-        return value if _is_number(value) else None
+        return value if is_number(value) else None
     upwards = edge.kind in ("above", "at_least")
     if child.kind == "categorical":
-        numbers = [choice for choice in child.choices if _is_number(choice)]
+        numbers = [choice for choice in child.choices if is_number(choice)]
         return (min(numbers) if upwards else max(numbers)) if numbers else None
     if child.step > 1:
         return child.low if upwards else child.high
@@ -90,7 +90,7 @@ def _narrow(parameter: Parameter, limit: float, from_above: bool, strict: bool) 
         kept = tuple(
             choice
             for choice in parameter.choices
-            if not _is_number(choice)
+            if not is_number(choice)
             or (choice < limit if from_above else choice > limit)
             or (choice == limit and not strict)
         )
@@ -118,7 +118,3 @@ def _narrow(parameter: Parameter, limit: float, from_above: bool, strict: bool) 
 
 def _mirror(edge: Relation) -> str:
     return edge.kind.replace("_", " ")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -21,6 +21,7 @@ from model.errors import DataError
 from model.spec import Source
 
 EXIF_ORIENTATION = 0x0112
+LARGEST_ID, LARGEST_SIDE = (1 << 63) - 1, (1 << 31) - 1
 
 
 class Annotations(NamedTuple):
@@ -310,13 +311,17 @@ class _Reader:
         value = row.get(key)
         if not isinstance(value, int) or isinstance(value, bool):
             raise DataError(f"`{self.file}`: each of `{where}` needs an integer `{key}`, but there is {value!r}.")
+        if abs(value) > LARGEST_ID:
+            raise DataError(f"`{self.file}`: `{key}` of each of `{where}` must fit into 64 bits, but there is {value}.")
         return value
 
 
 def stated_size(row: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width in a row of `images`; 0, 0 unless both are there."""
+    """Height and width in a row of `images`; 0, 0 unless both are there and can be those of an image."""
     height, width = row.get("height"), row.get("width")
     if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
+        return 0, 0
+    if max(height, width) > LARGEST_SIDE:
         return 0, 0
     return height, width
 
@@ -326,7 +331,8 @@ def _has_extent(box: Any) -> bool:
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)
+    """Whether it is a number with room for sums; a whole one may be too long for a float."""
+    return isinstance(value, int | float) and -1e300 < value < 1e300
 
 
 def merge_categories(known: dict[int, str], new: Mapping[int, str], file: Path | str) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 3, 1 << 31, 1 << 63, -(1 << 70), 0.5, -0.0, 1e308, float("inf"), float("nan"), "", "x",
-    "../../outside", "/etc/passwd", "\x00", "???", "s3://", "~", "${oc.env:HOME}", "!!python/object:os.system", "1e999",
-    [], [[]], {}, {"": None}, [0] * 9, {"a": {"b": {"c": []}}}, "\ud800", "٣", "<b>&", "a" * 4000,
+    None, True, False, 0, -1, 1, 3, 1 << 31, 1 << 63, -(1 << 70), 10**400, 0.5, -0.0, 1e308, float("inf"), float("nan"),
+    "", "x", "../../outside", "/etc/passwd", "\x00", "???", "s3://", "~", "${oc.env:HOME}", "!!python/object:os.system",
+    "1e999", [], [[]], {}, {"": None}, [0] * 9, {"a": {"b": {"c": []}}}, "\ud800", "٣", "<b>&", "a" * 4000,
 )  # fmt: skip
 """Values that an author of a parser may not have thought of."""
 CHUNKS = (b"", b"\0", b"\xff" * 4, b"\n", b"{", b"]", b"'", b": ", b"- ", b"&a *a", b"\x80\x81", b"9" * 40, b"\r\n\t",

@@ -306,3 +306,18 @@ def test_with_values(path: Path) -> None:
     assert with_values(spec, {}) == spec
     with pytest.raises(SpecError, match="num_select"):
         with_values(spec, {"model.num_select": 900})
+
+
+@pytest.mark.parametrize(
+    ("word", "rule"),
+    [
+        ("automl.ranges={lr: [1, N]}", "a range has the form low:high"),
+        ("automl.hours=N", "`automl.hours` must be a finite number"),
+        ("train.optim.lr=N", "`train.optim.lr` must be a number above 0 and at most 0.01"),
+        ("dataset.augmentation.input_mean=[N, 1, 1]", "must be a finite number"),
+    ],
+)
+def test_a_whole_number_that_no_float_holds(word: str, rule: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        read_request(None, [word.replace("N", "9" * 400)])
+    assert rule in str(caught.value)

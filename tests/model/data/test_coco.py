@@ -61,11 +61,14 @@ def test_crowd_is_marked(make_coco: MakeCoco) -> None:
     assert read_coco([make_coco(iscrowd=1)]).annotations.crowd.tolist() == [True]
 
 
-def test_area_and_size_may_be_absent(make_coco: MakeCoco) -> None:
+@pytest.mark.parametrize(("size", "area"), [({}, {}), ({"width": 1 << 63, "height": 6}, {"area": 10**400})])
+def test_area_and_size_may_be_absent_or_beyond_all_numbers(
+    make_coco: MakeCoco, size: dict[str, int], area: dict[str, int]
+) -> None:
     source = edit(
         make_coco(),
-        images=[{"id": 3, "file_name": "3.png"}],
-        annotations=[{"id": 1, "image_id": 3, "category_id": 2, "bbox": [1, 2, 3, 4]}],
+        images=[{"id": 3, "file_name": "3.png", **size}],
+        annotations=[{"id": 1, "image_id": 3, "category_id": 2, "bbox": [1, 2, 3, 4], **area}],
     )
     index = read_coco([source])
     assert index.images[0][2:] == (20, 30)
@@ -111,6 +114,7 @@ NO_FOLDER = {"images": [{"id": 1, "file_name": "absent.png"}, {"id": 3, "file_na
         ({"images": [{"id": 3, "file_name": "3.png"}] * 2}, "3 is there twice"),
         (NO_FOLDER, "names 2 images, but 1 are not in .*, the first `absent.png`"),
         ({"images": [{"id": 1, "file_name": "x" * 4000}]}, "but 1 are not in"),  # longer than any name can be
+        ({"images": [{"id": 1 << 63, "file_name": "3.png"}]}, "`id` of each of `images` must fit into 64 bits"),
         ({"annotations": [{"id": 1, "image_id": 77, "category_id": 2, "bbox": [0, 0, 1, 1]}]}, "names image 77"),
         ({"annotations": [{"id": 1, "image_id": 3, "category_id": 3, "bbox": [0, 0, 1, 1]}]}, "has category 3"),
         ({"annotations": [{"id": 1, "image_id": 3, "category_id": 2, "bbox": [0, 0, 1]}]}, "bbox of four numbers"),
