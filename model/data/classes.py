@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from model.data.sheets import Sheet, boxes_of
+from model.data.sources import called
 from model.findings import Finding, some, them
 from model.spec import ExperimentSpec
 
@@ -25,7 +26,7 @@ def classes(spec: ExperimentSpec, splits: Mapping[str, Sequence[Sheet]], num_cla
                 if names.setdefault(key, name) != name:
                     yield Finding(
                         "data", "problem",
-                        f"{split}: `{sheet.file}`: category {key} is `{name}`, but an earlier file calls it "
+                        f"{split}: `{called(sheet.file)}`: category {key} is `{name}`, but an earlier file calls it "
                         f"`{names[key]}`",
                         "give all files the same ids and names",
                     )  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from model.data.records import ImageRecord, ImageTable
-from model.data.sources import annotation_files, local
+from model.data.sources import annotation_files, called, local
 from model.errors import DataError
 from model.spec import Source
 
@@ -68,7 +68,7 @@ def read_coco(sources: Sequence[Source], num_classes: int | None = None) -> Coco
     notices: list[str] = []
     clamped = dropped = 0
     for reader in (reader for source in sources for reader in _readers(source)):
-        merge_categories(categories, reader.categories(num_classes), reader.file)
+        merge_categories(categories, reader.categories(num_classes), reader.called)
         images = reader.images()
         offset = max(used) + 1 - min(images) if used & images.keys() else 0
         used |= {key + offset for key in images}
@@ -142,11 +142,13 @@ def content_of(file: Path) -> dict[str, Any]:
     except (ValueError, OSError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(
-            f"`{file}` must be a COCO JSON file, but cannot be read: {why}; correct `json_file` or write it again."
+            f"`{called(file)}` must be a COCO JSON file, but cannot be read: {why}; correct `json_file` or write it "
+            "again."
         ) from error
     if not isinstance(content, dict):
         raise DataError(
-            f"`{file}` must hold a JSON object, but holds a {type(content).__name__}; name a COCO annotation file."
+            f"`{called(file)}` must hold a JSON object, but holds a {type(content).__name__}; name a COCO annotation "
+            "file."
         )
     return content
 
@@ -183,7 +185,7 @@ class _Reader:
     """One annotation file and its image folder."""
 
     def __init__(self, file: Path, folder: Path) -> None:
-        self.file, self.folder = file, folder
+        self.called, self.folder = called(file), folder
         self.clamped = self.dropped = 0
         self._first_over: str | None = None
         self._content = content_of(file)
@@ -191,19 +193,19 @@ class _Reader:
     def _rows(self, key: str) -> list[dict[str, Any]]:
         rows = self._content.get(key)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"`{self.file}` needs a list of objects `{key}`; it is not a COCO annotation file.")
+            raise DataError(f"`{self.called}` needs a list of objects `{key}`; it is not a COCO annotation file.")
         return rows
 
     def categories(self, num_classes: int | None) -> dict[int, str]:
         rows = self._rows("categories")
         found = {self._integer(row, "id", "categories"): str(row.get("name", row["id"])) for row in rows}
         if not found:
-            raise DataError(f"`{self.file}` has no categories; a detector needs at least one.")
+            raise DataError(f"`{self.called}` has no categories; a detector needs at least one.")
         if min(found) < 0:
-            raise DataError(f"`{self.file}`: category ids must not be negative, but there is {min(found)}.")
+            raise DataError(f"`{self.called}`: category ids must not be negative, but there is {min(found)}.")
         if num_classes is not None and max(found) >= num_classes:
             raise DataError(
-                f"`{self.file}`: every category id must be below `dataset.num_classes`, but there is id {max(found)} "
+                f"`{self.called}`: every category id must be below `dataset.num_classes`, but there is id {max(found)} "
                 f"(`{found[max(found)]}`) and num_classes={num_classes}; set dataset.num_classes={max(found) + 1} "
                 "(max id + 1)."
             )
@@ -225,7 +227,7 @@ class _Reader:
     def _images(self) -> list[dict[str, Any]]:
         rows = self._rows("images")
         if not rows:
-            raise DataError(f"`{self.file}` has no images; name an annotation file with at least one.")
+            raise DataError(f"`{self.called}` has no images; name an annotation file with at least one.")
         return rows
 
     def images(self) -> dict[int, ImageRecord]:
@@ -237,7 +239,7 @@ class _Reader:
             key = self._integer(row, "id", "images")
             path = find_image(self.folder, str(row.get("file_name", "")))
             if key in found:
-                raise DataError(f"`{self.file}`: image ids must be unique, but {key} is there twice.")
+                raise DataError(f"`{self.called}`: image ids must be unique, but {key} is there twice.")
             if path is None:
                 missing.append(row.get("file_name"))
                 continue
@@ -247,7 +249,7 @@ class _Reader:
             found[key] = ImageRecord(key, path, height, width)
         if missing:
             raise DataError(
-                f"`{self.file}` names {len(rows)} images, but {len(missing)} are not in `{self.folder}`, the first "
+                f"`{self.called}` names {len(rows)} images, but {len(missing)} are not in `{self.folder}`, the first "
                 f"`{missing[0]}`; correct `image_dir` or the file names."
             )
         return found
@@ -258,7 +260,7 @@ class _Reader:
         per_image: list[list[tuple[list[float], int, float, bool]]] = [[] for _ in images]
         for row in self._rows("annotations"):
             key, label = (self._integer(row, name, "annotations") for name in ("image_id", "category_id"))
-            this = f"`{self.file}`: annotation {row.get('id')}"
+            this = f"`{self.called}`: annotation {row.get('id')}"
             if key not in images:
                 raise DataError(f"{this} names image {key}, which is not in `images`; correct its image_id.")
             if label not in categories:
@@ -281,7 +283,9 @@ class _Reader:
         """x0, y0, x1, y1 cut to the image; None without extent. A box that reaches over makes us look at the image."""
         given = row.get("bbox")
         if not isinstance(given, list) or len(given) != 4 or not all(is_finite(value) for value in given):
-            raise DataError(f"`{self.file}`: annotation {row.get('id')} needs a bbox of four numbers, but has {given}.")
+            raise DataError(
+                f"`{self.called}`: annotation {row.get('id')} needs a bbox of four numbers, but has {given}."
+            )
         x, y, width, height = map(float, given)
         wanted = [x, y, x + width, y + height]
         high, wide = image.height or math.inf, image.width or math.inf
@@ -303,16 +307,18 @@ class _Reader:
         if self._first_over is None:
             return []
         return [
-            f"`{self.file}`: {self.clamped} boxes reach over their image and are cut, {self.dropped} have no extent in "
-            f"it and are left out; the first is {self._first_over}."
+            f"`{self.called}`: {self.clamped} boxes reach over their image and are cut, {self.dropped} have no extent "
+            f"in it and are left out; the first is {self._first_over}."
         ]
 
     def _integer(self, row: dict[str, Any], key: str, where: str) -> int:
         value = row.get(key)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise DataError(f"`{self.file}`: each of `{where}` needs an integer `{key}`, but there is {value!r}.")
+            raise DataError(f"`{self.called}`: each of `{where}` needs an integer `{key}`, but there is {value!r}.")
         if abs(value) > LARGEST_ID:
-            raise DataError(f"`{self.file}`: `{key}` of each of `{where}` must fit into 64 bits, but there is {value}.")
+            raise DataError(
+                f"`{self.called}`: `{key}` of each of `{where}` must fit into 64 bits, but there is {value}."
+            )
         return value
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from model.data.coco import content_of, find_image, is_finite, size_or_unknown, stated_size
-from model.data.sources import annotation_files, local
+from model.data.sources import annotation_files, called, local
 from model.data.transforms import short_side
 from model.errors import DataError
 from model.findings import Finding, Level, of_error
@@ -91,7 +91,7 @@ class Sheet:
                 total = self.rows.get(what.partition(" ")[0], 0)
                 number = f"{count:,} of {total:,} " if total else ""
                 where = f", the first: {first}" if first else ""
-                yield Finding("data", level, f"{self.split}: `{self.file}`: {number}{what}{where}", change)
+                yield Finding("data", level, f"{self.split}: `{called(self.file)}`: {number}{what}{where}", change)
 
 
 def boxes_of(sheets: Sequence[Sheet]) -> Counter[int]:

@@ -62,6 +62,12 @@ def annotation_files(path: str) -> list[Path]:
     return found
 
 
+def called(file: Path) -> str:
+    """What the user knows a file as that was found here: by its address where it was downloaded."""
+    root = cache_root() / "s3"
+    return SCHEME + "/".join(file.relative_to(root).parts[1:]) if root in file.parents else str(file)
+
+
 def sizes(path: str) -> list[tuple[str, int]]:
     """Name and bytes of every file below a folder, sorted; of an archive or a file only its own, under the name
     `archive`, for its list is as long to read as all of it. Downloads nothing."""

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from model.data import remote, s3_client, store
+from model.data.coco import read_coco
 from model.data.sources import annotation_files, local, sizes
 from model.errors import DataError, ExtraMissing, NoRoom, Unreachable
 from model.progress import heard_by
+from model.spec import Source
 from tests.conftest import SECRET
 from tests.model.data.test_archives import pack, zipped
 from tests.store import Store, Wire, until, wire_to
@@ -196,6 +198,13 @@ def test_what_has_changed_is_seen_by_the_next_process(s3: Store, monkeypatch: py
     assert local(uri) == first, "a process works on one state"
     monkeypatch.setattr(remote, "_known", {})
     assert local(uri).read_bytes() == b"two"
+
+
+def test_a_fault_names_the_address(s3: Store) -> None:
+    uri = s3.put("faulty", "train/a.json", b"[]")
+    s3.put("faulty", "train/images/a.png", b"")
+    with pytest.raises(DataError, match=f"^`{uri}` must hold a JSON object"):
+        read_coco([Source(image_dir="s3://faulty/train/images", json_file=uri)])
 
 
 def test_what_is_not_there_is_named(s3: Store) -> None:
