@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from model.batch import ImageBatch
 from model.data.cache import open_images
 from model.data.coco import CocoIndex, merge_categories, read_coco
-from model.data.dataset import CocoDataset, Item, collate
+from model.data.dataset import CocoDataset, Item, Parcel, collate, pack, unpack
 from model.data.samplers import Key, OrderedSampler, Tall, train_sampler
 from model.data.transforms import Transform, augmented_tall, eval_transform, train_transform
 from model.errors import DataError, WorkerDied
@@ -27,11 +27,12 @@ log = logging.getLogger(__name__)
 
 
 class Loader(DataLoader[Item]):
-    """A DataLoader whose workers' ends and errors are told in the user's words."""
+    """A DataLoader of batches that its workers hand over as parcels; their ends and errors are told in the user's
+    words."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
-            yield from super().__iter__()
+            yield from map(unpack, super().__iter__())
         except DataError as error:
             # torch wraps what a worker raised in that worker's traceback; the sentence is at its end.
             raise DataError(str(error).rpartition("model.errors.DataError: ")[2].strip()) from error
@@ -219,8 +220,12 @@ class CocoDataModule(pl.LightningDataModule):
             batch_size=batch,
             sampler=sampler,
             num_workers=self.workers,
-            collate_fn=pad,
+            collate_fn=partial(_packed, pad),
             pin_memory=self.spec.dataset.pin_memory and torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
             generator=torch.Generator(),  # so that iterating does not draw from the global one
         )
+
+
+def _packed(pad: Callable[[Sequence[Item]], ImageBatch], items: Sequence[Item]) -> Parcel:
+    return pack(pad(items))

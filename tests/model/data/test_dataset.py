@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from model.batch import ImageBatch, Target
 from model.data.cache import DecodedImages, open_images
 from model.data.coco import CocoIndex, read_coco
-from model.data.dataset import CocoDataset
+from model.data.dataset import CocoDataset, pack, unpack
 from model.data.records import UNREADABLE
 from model.data.samplers import Key
 from model.data.transforms import eval_transform, train_transform
@@ -75,3 +76,24 @@ def test_a_folder_of_nothing_is_refused(make_coco: MakeCoco) -> None:
     Path(index.images[0].path).write_bytes(b"")
     with pytest.raises(DataError, match="1 of 1 images"):
         _ = CocoDataset(index, DecodedImages(index.images), train_transform(AUG), 0)[Key(0, 0)]
+
+
+@pytest.mark.parametrize("side", [8, 700])
+@pytest.mark.parametrize("counts", [(2, 0, 3), (0, 0, 0)])
+def test_a_batch_comes_out_of_its_parcel_as_it_went_in(side: int, counts: tuple[int, ...]) -> None:
+    """Small pixels go by value, large ones in shared memory; an image may have no boxes."""
+    targets = tuple(
+        Target(torch.arange(count), torch.rand(count, 4), 7 + count, (side, side - count)) for count in counts
+    )
+    pixels = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
+    batch = ImageBatch(pixels, torch.tensor([[side, side]] * 3), targets)
+    parcel = pack(batch)
+    assert isinstance(parcel.pixels, np.ndarray) == (side == 8)
+    assert not any(isinstance(part, torch.Tensor) for part in parcel[1:])
+    found = unpack(parcel)
+    assert torch.equal(found.pixels, pixels)
+    assert torch.equal(found.sizes, batch.sizes)
+    for one, other in zip(found.targets, targets, strict=True):
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.boxes, other.boxes)
+        assert one[2:] == other[2:]
