@@ -30,6 +30,7 @@ from model.data.records import ImageRecord, ImageTable
 from model.metrics import NUMBERS, CocoEvaluator, CocoResult
 
 SIDE, CLASSES, BATCH = 640, 80, 8
+NAMES = {False: "hotcoco", True: "pycocotools"}
 
 
 class Run(NamedTuple):
@@ -131,12 +132,11 @@ def main(images: int, rounds: int) -> None:
             answer = context.SimpleQueue()
             process = context.Process(target=measured, args=(index, batches, reference, answer))
             process.start()
-            found.append(answer.get())
+            run = answer.get()
             process.join()
+            found.append(run)
+            print(f"{NAMES[reference]}: CPU {run.seconds:.3f} s, memory added {run.megabytes:.0f} MB", flush=True)
     ours, theirs = runs.values()
-    for name, found in (("hotcoco", ours), ("pycocotools", theirs)):
-        seconds = ", ".join(f"{run.seconds:.3f}" for run in found)
-        print(f"{name}: CPU {seconds} s; memory added {max(run.megabytes for run in found):.0f} MB")
     mine = statistics.median(run.seconds for run in ours)
     whole, alone = (statistics.median(getattr(run, name) for run in theirs) for name in ("seconds", "alone"))
     print(f"ratio of medians: {whole / mine:.1f} (pycocotools alone, {alone:.3f} s: {alone / mine:.1f})")

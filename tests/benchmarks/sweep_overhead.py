@@ -2,15 +2,21 @@
 
     python tests/benchmarks/sweep_overhead.py book [--trials 1000] [--searchers gp,tpe] [--book FOLDER]
     python tests/benchmarks/sweep_overhead.py between [--trials 6]
+    python tests/benchmarks/sweep_overhead.py growth [--trials 1000] [--searchers random]
+    python tests/benchmarks/sweep_overhead.py stubs [--trials 1000] [--workers 2] [--searchers random]
 
 `book` fills a study with finished trials of ten epochs and times opening it, asking for the next configuration, taking
 a report and reading the result. The filling is many small writes: TMPDIR=/dev/shm keeps a busy disk out of the figures.
 `between` trains the quickstart's detector for
 one epoch a trial on one worker, once with warm workers and once with a new one for every trial, and prints the seconds
 from a trial's end to the next one's first optimizer step; it needs data/digits (`ddetr make-data digits`).
+`growth` drives trials of three epochs through driver, study and console without Ray and without training; `stubs` does
+so with a real Ray, on which workers of one faked core each report as fast as they can, and with the real tracker. Both
+print what a trial costs the driver's process in CPU as the trials grow in number, and the exponent that fits the sum.
 """
 
 import argparse
+import io
 import json
 import os
 import statistics
@@ -24,7 +30,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hpo import screen
+import numpy as np
+from rich.console import Console
+
+from hpo import cluster, screen
+from hpo.cluster import Share
 from hpo.console import Lines
 from hpo.driver import Driver
 from hpo.ledger import Ledger
@@ -38,7 +48,8 @@ HERE = Path(__file__).resolve().parent
 # Workers find the timed training by name.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
 
-EPOCHS = 10
+EPOCHS, SHORT = 10, 3
+MARKS = (10, 30, 100, 300, 1000, 3000)
 QUICKSTART = HERE.parents[1] / "experiments" / "quickstart.yaml"
 
 
@@ -143,14 +154,112 @@ def gaps_of(run: Path, trials: int, *, reuse: bool) -> list[float]:
     return [after["first_step"] - before["end"] for before, after in pairwise(times)]
 
 
+class Marks:
+    """What was spent since the first trial began, at each trial's end: seconds by the clock, CPU of the process, CPU of
+    the thread that drives."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[float, float, float]] = []
+
+    def add(self) -> None:
+        self.rows.append((time.perf_counter(), time.process_time(), time.thread_time()))
+        trials = len(self.rows) - 1
+        if trials in MARKS:
+            low = max((mark for mark in MARKS if mark < trials), default=0)
+            wall, process, thread = (np.array(self.rows[trials]) - self.rows[low]) / (trials - low)
+            print(
+                f"trials {low + 1} to {trials}: {wall:.3f} s each; CPU {1000 * process:.1f} ms of the process, "
+                f"{1000 * thread:.1f} ms of the driving thread",
+                flush=True,
+            )
+
+    def fit(self) -> None:
+        rows = np.array(self.rows) - self.rows[0]
+        place = np.arange(10, len(rows))
+        for name, column in (("process", 1), ("driving thread", 2)):
+            exponent = np.polyfit(np.log(place), np.log(rows[10:, column]), 1)[0]
+            print(f"CPU of the {name}: {rows[-1, column]:.1f} s for {len(rows) - 1} trials, exponent {exponent:.2f}")
+
+
+def lines() -> Lines:
+    return Lines(Console(file=io.StringIO(), force_terminal=False, width=200))
+
+
+def growth(trials: int, searcher: str) -> None:
+    print(f"{searcher}, without Ray", flush=True)
+    request = read_request(QUICKSTART, [f"train.num_epochs={SHORT}"])
+    spec, space, sweep = request.spec, request.space(), SweepSpec(trials=trials, searcher=searcher)
+    with tempfile.TemporaryDirectory() as name:
+        settings = {"searcher": searcher, "seed": 0, "budget": trials, "points": (), "metric": VAL_MAP50}
+        ledger, console, marks = Ledger.create(Path(name), spec, space, **settings), lines(), Marks()
+        console.begin(ledger.result(), epochs=SHORT, share=Share(cpus=1, gpus=0.0, concurrent=2))
+        driver = Driver(ledger, spec, sweep, console, Silent())  # type: ignore[arg-type]
+        asked, real = [0.0], ledger.next
+
+        def timed(**given: Any) -> Any:
+            before = time.process_time()
+            found = real(**given)
+            asked[0] += time.process_time() - before
+            return found
+
+        ledger.next = timed  # type: ignore[method-assign]
+        marks.add()
+        while (number := driver.start()) is not None:
+            driver.told(number, {"begun": {"pid": 1, "node": "a", "host": "b"}})
+            measured: list[dict[str, Any]] = []
+            for epoch in range(1, SHORT + 1):
+                measured.append(report(epoch, number))
+                if driver.told(number, measured[-1]):
+                    break
+            else:
+                driver.told(number, {"final": {"outcome": "completed", "measurements": measured, "seconds": 3.0}})
+            driver.ended(number)
+            driver.tick()
+            marks.add()
+    marks.fit()
+    print(f"of it asking for the next configuration and writing it down: {asked[0]:.1f} s")
+
+
+def stubs(trials: int, workers: int, searcher: str) -> None:
+    real = cluster.options
+    cluster.options = lambda *given: {**real(*given), "num_cpus": workers}
+
+    class Counting(Lines):
+        def ended(self, trial: Any) -> None:
+            super().ended(trial)
+            marks.add()
+
+        def begin(self, *given: Any, **more: Any) -> None:
+            super().begin(*given, **more)
+            marks.add()
+
+    print(f"{searcher}, {workers} workers on {os.cpu_count()} cores", flush=True)
+    marks, out = Marks(), Console(file=io.StringIO(), force_terminal=False, width=200)
+    with tempfile.TemporaryDirectory() as folder:
+        keys = [f"train.num_epochs={SHORT}", f"automl.trials={trials}", "automl.cpus_per_trial=1"]
+        request = read_request(QUICKSTART, [*keys, f"automl.searcher={searcher}"])
+        run, space = Path(folder) / "run", request.space()
+        run_sweep(run, request.spec, request.sweep, space, console=Counting(out), train="stub_training:train")
+    cluster.options = real
+    marks.fit()
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("book", "between"))
+    parser.add_argument("what", choices=("book", "between", "growth", "stubs"))
     parser.add_argument("--trials", type=int)
-    parser.add_argument("--searchers", default="gp,tpe")
+    parser.add_argument("--searchers", help="default: gp,tpe for `book`, else random")
+    parser.add_argument("--workers", default="2", help="numbers of workers, one sweep for each")
     parser.add_argument("--book", type=Path, help="keep the filled study here, and use what is there")
     given = parser.parse_args()
+    names = (given.searchers or ("gp,tpe" if given.what == "book" else "random")).split(",")
     if given.what == "book":
-        book(given.trials or 1000, given.searchers.split(","), given.book)
-    else:
+        book(given.trials or 1000, names, given.book)
+    elif given.what == "between":
         between(given.trials or 6)
+    elif given.what == "growth":
+        for name in names:
+            growth(given.trials or 1000, name)
+    else:
+        for count in map(int, given.workers.split(",")):
+            stubs(given.trials or 1000, count, names[0])
