@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import optuna
 import yaml
@@ -46,6 +46,15 @@ CONSTRAINT = "infeasible"
 """Constraint of the study: above 0 where a configuration cannot run."""
 
 
+class _Over(NamedTuple):
+    """What the configurations that have ended add to what is spent."""
+
+    ends: int
+    epochs: int
+    best: float | None
+    since_best: int
+
+
 class Ledger:
     """The trials of one sweep and the queue of what to run next."""
 
@@ -75,6 +84,7 @@ class Ledger:
         self.seconds, self.gpu_seconds = float(facts.get("seconds", 0.0)), float(facts.get("gpu_seconds", 0.0))
         self.exhausted = False
         self._finished: dict[int, TrialRecord] = {}
+        self._counted = _Over(0, 0, None, 0)
         for trial in trials:
             self._take_over(trial)
         if facts.get("confirm") and not facts.get("ended"):  # killed before all were queued
@@ -345,22 +355,33 @@ class Ledger:
 
     @property
     def spent(self) -> Spent:
-        best, since = None, 0
-        for _, value in sorted(self._ends, key=lambda end: end[0]):
-            if value is not None and (best is None or self.metric.better(value, best)):
-                best, since = value, 0
-            elif best is not None:
-                since += 1
-        leads = [self._best_of(curve) for curve in self.curves.values() if curve]
+        over = self._over()
+        live = [curve for number in self._live if (curve := self.curves.get(number))]
+        leads = [*map(self._best_of, live), *([] if over.best is None else [over.best])]
         pick: Any = max if self.metric.goal == "maximize" else min
         return Spent(
             trials=len(self.curves),
-            epochs=sum(max(curve, default=0) for curve in self.curves.values()),
+            epochs=over.epochs + sum(map(max, live)),
             seconds=self.seconds,
             gpu_seconds=self.gpu_seconds,
             best=pick(leads, default=None),
-            since_best=since,
+            since_best=over.since_best,
         )
+
+    def _over(self) -> _Over:
+        """Counted anew when one more trial has ended, not at every report."""
+        if self._counted.ends != len(self._ends):
+            best, since = None, 0
+            for _, value in sorted(self._ends, key=lambda end: end[0]):
+                if value is not None and (best is None or self.metric.better(value, best)):
+                    best, since = value, 0
+                elif best is not None:
+                    since += 1
+            curves = [curve for number, curve in self.curves.items() if curve and number not in self._live]
+            pick: Any = max if self.metric.goal == "maximize" else min
+            lead = pick(map(self._best_of, curves), default=None)
+            self._counted = _Over(len(self._ends), sum(map(max, curves)), lead, since)
+        return self._counted
 
     def keep_time(self, seconds: float, gpu_seconds: float) -> None:
         """Writes the time that all sessions together have taken."""

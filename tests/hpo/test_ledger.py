@@ -197,3 +197,34 @@ def test_killed_while_points_are_enqueued(tmp_path: Path, spec: ExperimentSpec, 
     ledger = create(tmp_path, spec, space, points=points)
     rates = [ledger.record_of(ledger.next() or 0).params[LR] for _ in range(3)]
     assert rates == pytest.approx([spec.train.optim.lr, 1e-3, 1e-4])
+
+
+def test_what_is_spent_by_hand_and_after_a_kill(tmp_path: Path, spec: ExperimentSpec, space: SearchSpace) -> None:
+    """Counted as trials end; a driver that opens the book later counts all at once, and comes to the same."""
+    ledger = create(tmp_path, spec, space, budget=5)
+
+    def spent() -> tuple[int, int, float | None, int]:
+        found = ledger.spent
+        return found.trials, found.epochs, found.best, found.since_best
+
+    assert spent() == (0, 0, None, 0)
+    for number, values in enumerate(((0.3, 0.2), (0.6,), (0.1, 0.5), (0.4,))):
+        assert ledger.next() == number
+        for epoch, value in enumerate(values, start=1):
+            ledger.record(number, at(epoch, value))
+    assert spent() == (4, 6, 0.6, 0), "all of them run"
+    ledger.finish(0, Outcome.COMPLETED)
+    ledger.finish(1, Outcome.PRUNED)
+    assert spent() == (4, 6, 0.6, 1), "a pruned trial leads, and does not count as an improvement"
+    ledger.finish(2, Outcome.COMPLETED)
+    assert spent() == (4, 6, 0.6, 0)
+    ledger.record(3, at(2, 0.7))
+    assert spent() == (4, 7, 0.7, 0)
+    ledger.lose(3)
+    ledger = Ledger.open(tmp_path, spec, space, "random")
+    assert spent() == (4, 7, 0.7, 0)
+    assert ledger.next() == 3
+    ledger.finish(3, Outcome.FAILED, reason="x")
+    assert spent() == (4, 7, 0.7, 1)
+    assert ledger.next() == 4
+    assert spent() == (5, 7, 0.7, 1)
