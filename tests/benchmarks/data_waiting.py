@@ -54,27 +54,28 @@ class Waits:
     def __init__(self) -> None:
         from model.data.datamodule import Loader
 
-        self.seconds, self.begun, self.lines = 0.0, 0.0, []
+        self.seconds, self.computed, self.begun, self.lines = 0.0, 0.0, 0.0, []
         self._own, self._theirs = 0.0, 0.0
         real: Callable[[Any], Iterator[Any]] = Loader.__iter__
 
         def timed(loader: Any) -> Iterator[Any]:
             batches = real(loader)
             while True:
-                begun = time.perf_counter()
+                begun, before = time.perf_counter(), time.thread_time()
                 try:
                     batch = next(batches)
                 except StopIteration:
                     return
                 finally:
                     self.seconds += time.perf_counter() - begun
+                    self.computed += time.thread_time() - before
                 yield batch
 
         Loader.__iter__ = timed  # type: ignore[method-assign]
         self.start()
 
     def start(self) -> None:
-        self.seconds, self.begun = 0.0, time.perf_counter()
+        self.seconds, self.computed, self.begun = 0.0, 0.0, time.perf_counter()
         self._own, self._theirs = time.process_time(), self._workers()
 
     def _workers(self) -> float:
@@ -89,7 +90,8 @@ class Waits:
         self.lines.append((self.seconds / whole, own, theirs))
         print(
             f"epoch {measurement.epoch}: {whole:.2f} s by the clock, waited {self.seconds:.3f} s "
-            f"({self.seconds / whole:.2%}); CPU of training {own:.2f} s, of data workers {theirs:.2f} s",
+            f"({self.seconds / whole:.2%}); CPU of training {own:.2f} s, {self.computed / own:.2%} of it in these waits; "
+            f"of data workers {theirs:.2f} s",
             flush=True,
         )
         self.start()
