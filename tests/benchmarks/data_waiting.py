@@ -90,8 +90,8 @@ class Waits:
         self.lines.append((self.seconds / whole, own, theirs))
         print(
             f"epoch {measurement.epoch}: {whole:.2f} s by the clock, waited {self.seconds:.3f} s "
-            f"({self.seconds / whole:.2%}); CPU of training {own:.2f} s, {self.computed / own:.2%} of it in these waits; "
-            f"of data workers {theirs:.2f} s",
+            f"({self.seconds / whole:.2%}); CPU of training {own:.2f} s, of it in these waits "
+            f"{self.computed / own:.2%}; of data workers {theirs:.2f} s",
             flush=True,
         )
         self.start()
