@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from schemas import dotted
+from schemas import dotted, leaf
 
 FORMAT = 2
 
@@ -362,7 +362,7 @@ def _readable(value: Any, rule: Rule) -> bool:
 
 def is_number(value: Any) -> bool:
     """No flag, no text; infinity counts."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    return leaf.is_number(value) or (isinstance(value, float) and math.isinf(value))
 
 
 def _tuple(value: Any) -> tuple[Any, ...] | None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import dotted
+from schemas import dotted, packaged
 from schemas.dialect import loads, read_schema
 from search_spaces.derive import TIERS, Choice, derive
 from search_spaces.lint import lint
@@ -310,3 +310,12 @@ def test_circles_never_raise(parents: list[str]) -> None:
     document = {"properties": {name: {**node, "depends_on": on} for name, on in zip("abc", parents, strict=True)}}
     found = derive(document, {})
     found.resolve(found.draw(random.Random(0)))
+
+
+def test_a_default_that_no_float_holds() -> None:
+    document = json.loads(json.dumps(packaged.document("train")))
+    document["properties"]["train"]["properties"]["optim"]["properties"]["lr"]["default"] = 10**400
+    schema = read_schema(document)
+    space = derive(schema, {})
+    assert lint(schema, space)
+    assert all(each.default < math.inf for each in space.parameters if each.kind == "float")
