@@ -1,6 +1,9 @@
 """A sweep as MLflow shows it: the page of Markdown, and the numbers that rise as trials end."""
 
+from dataclasses import replace
 from pathlib import Path
+
+from markdown_it import MarkdownIt
 
 from hpo.result import Outcome, SweepResult, TrialRecord
 from hpo.summary import ROWS, progress, summary
@@ -69,3 +72,12 @@ def test_it_fits_into_a_tag_and_names_from_data_are_no_markup() -> None:
     assert len(page) < 5000
     bad = trial(0, 0.1, outcome=Outcome.FAILED, end=0, reason="<script>|`x`")
     assert "<script>" not in summary(sweep(bad, ended="<b>"))
+
+
+def test_the_name_of_a_run_is_no_markup() -> None:
+    evil = replace(
+        sweep(trial(0, 0.1, end=0), ended="1 of 9 trials"), run_dir=Path("/runs/`<script>alert(1)</script>``")
+    )
+    page = MarkdownIt().render(summary(evil))
+    assert "<script" not in page
+    assert "/runs/`&lt;script&gt;alert(1)&lt;/script&gt;``" in page
