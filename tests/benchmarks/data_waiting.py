@@ -200,7 +200,7 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--width", type=int, default=480)
     parser.add_argument("--height", type=int, default=320)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DDETR_CACHE"] = f"{folder}/cache"
         drawn = Path(folder) / "pictures"
