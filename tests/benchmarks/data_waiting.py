@@ -123,7 +123,8 @@ def epoch(workers: int, epochs: int, more: list[str]) -> None:
     from hpo.spec import read_request
 
     os.chdir(ROOT)  # the paths of its data are relative
-    keys = [f"train.num_epochs={epochs}", f"dataset.workers={workers}", *more]
+    # At least 1 in a spec; a training on one core starts none.
+    keys = [f"train.num_epochs={epochs}", f"dataset.workers={max(1, workers)}", *more]
     trained(read_request(ROOT / "experiments" / "quickstart.yaml", keys).spec.to_dict(), workers, "quickstart")
 
 
