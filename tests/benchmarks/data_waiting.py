@@ -141,9 +141,9 @@ def r50(workers: int, count: int, size: int, scratch: Path) -> None:
     source = {"image_dir": str(scratch), "json_file": str(file)}
     sizes = {"scales": [size], "random_resize_max_size": size, "train_random_resize": [size], "fixed_padding": False}
     spec = {
-        "model": {"pretrained_backbone_path": "random"},
         "dataset": {
             "train_data_sources": [source],
+            "val_data_sources": [source],
             "num_classes": 4,
             "batch_size": 2,
             "workers": workers,
