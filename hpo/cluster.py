@@ -13,6 +13,7 @@ import platform
 import secrets
 import shutil
 import socket
+import sys
 import sysconfig
 import time
 import urllib.request
@@ -77,10 +78,15 @@ class Share:
 
 
 def prepare(address: str | None) -> None:
-    """Sets Ray's variables, before it is imported. `address` None: for one of our own, with a token of its own."""
-    for name, value in (QUIET if address is not None else QUIET | OWN).items():
+    """Sets Ray's variables, before it is imported. `address` None: for one of our own, with a token of its own.
+
+    A program that imported Ray before has chosen for itself who may speak to it: this half of a process cannot ask for
+    a token that its other half does not show.
+    """
+    ours = address is None and ("ray" not in sys.modules or os.environ.get("RAY_AUTH_MODE") == "token")
+    for name, value in (QUIET | OWN if ours else QUIET).items():
         os.environ.setdefault(name, value)
-    if address is None and not any(name in os.environ for name in TOKENS):
+    if ours and not any(name in os.environ for name in TOKENS):
         os.environ[TOKENS[0]] = secrets.token_hex(32)
 
 

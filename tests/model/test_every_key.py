@@ -31,6 +31,7 @@ from model.module import Detector
 from model.network import recompute
 from model.network.criterion import Criterion
 from model.network.detr import Output, Prediction
+from model.network.dropout import Dropout
 from model.notices import UNUSED, notices
 from model.optim import factor, make_optimizer, parameter_groups
 from model.spec import ExperimentSpec
@@ -211,7 +212,7 @@ def _(bench: Bench) -> None:
 @row("model.dropout_ratio")
 def _(bench: Bench) -> None:
     ratios = {
-        module.p for module in bench.network({"model.dropout_ratio": 0.7}).modules() if isinstance(module, nn.Dropout)
+        module.p for module in bench.network({"model.dropout_ratio": 0.7}).modules() if isinstance(module, Dropout)
     }
     assert ratios == {0.7}
 
