@@ -16,7 +16,6 @@ SECTIONS: Mapping[str, type] = {
 UNUSED: Mapping[str, str] = {
     "export.gpu_id": "the export is traced on the CPU, and the file is the same",
     "export.on_cpu": "the export is traced on the CPU, and the file is the same",
-    "deploy": "the winner is handed over in FP32",
     "quantize.device": "weights and graphs are quantised on the CPU, and the numbers are the same",
 }
 """Key, or group of keys, to the reason."""

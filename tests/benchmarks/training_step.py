@@ -15,13 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-import transformers
 
 from model.batch import Target
 from model.foreign import from_hugging_face
@@ -73,6 +73,8 @@ def truths(case: Case) -> list[Target]:
 
 
 def peer(case: Case) -> Any:
+    import transformers  # not by the process that measures our memory
+
     own, more = case.spec, {}
     if case.tiny:
         more = {"layer_type": "basic", "embedding_size": 24, "hidden_sizes": [24, 48, 96, 192], "depths": [1, 1, 1, 1]}
@@ -171,7 +173,7 @@ def main() -> None:
     if asked.memory_of:
         memory(case, asked.memory_of)
         return
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {asked.threads} threads")
+    print(f"torch {torch.__version__}, transformers {version('transformers')}, {asked.threads} threads")
     print(f"{case.size} pixels, batch {case.batch}, {case.boxes} boxes an image, backbone trained: {case.backbone}")
     given, network = inputs(case), peer(case)
     weights = None if case.tiny else network.state_dict()
