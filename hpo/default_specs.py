@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hpo.files import write_text
 from hpo.overrides import read_document
 from hpo.record import recorded
 from hpo.screen import near, say
 from model.errors import SpecError
 from model.status import StatusLog
+from model.whole import write_text
 from schemas import dotted, packaged, validate, yamlio
 
 OWN = ("results_dir", "module_name", "action")

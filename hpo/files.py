@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from model import whole
+from model.whole import write_text
 
 
 def write_spec(spec: Mapping[str, Any], path: Path) -> None:
@@ -17,11 +17,6 @@ def write_spec(spec: Mapping[str, Any], path: Path) -> None:
 
 def write_json(value: Mapping[str, Any] | Sequence[Any], path: Path) -> None:
     write_text(json.dumps(value, indent=2) + "\n", path)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Beside the file, then renamed."""
-    whole.write_text(text, path)
 
 
 def existing(folder: Path) -> Path:

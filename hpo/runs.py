@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from hpo.errors import ResultsDirError, RunError
-from hpo.files import existing, write_text
+from hpo.files import existing
 from model.spec import ExperimentSpec
+from model.whole import write_text
 
 HANDOFF, BEST = "handoff.json", "model_best.pth"
 SECTIONS = "deploy.yaml"

@@ -15,8 +15,8 @@ from string import Template
 from typing import Any, NamedTuple
 
 from hpo.errors import SkillError
-from hpo.files import write_text
 from hpo.screen import near, say
+from model.whole import write_text
 from schemas import packaged, yamlio
 from schemas.build import to_json, to_template
 

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 from hpo.errors import InUseError
-from hpo.files import write_text
 from hpo.reporting import detector, search
 from hpo.reporting.blocks import Page, Section
 from hpo.reporting.facts import Facts, read_facts
 from hpo.reporting.verdict import verdict
+from model.whole import write_text
 
 HTML, MARKDOWN = "report.html", "report.md"
 

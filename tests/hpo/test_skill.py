@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from hpo.cli import main
-from hpo.files import write_text
 from hpo.skill import INFO, PLAN, strict
+from model.whole import write_text
 from schemas import dotted, packaged
 from schemas.validate import check
 
