@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
+from training_step import optimizer, truths
 
-from model.batch import Target
 from model.network.criterion import Criterion
 from model.network.detr import build
 from model.spec import ModelSpec
@@ -37,16 +37,6 @@ class Case:
 VARIED = {"size": (128, 192, 256, 384, 512), "queries": (100, 300, 900), "layers": (1, 3, 6), "boxes": (1, 10, 50, 100)}
 
 
-def targets(boxes: int) -> list[Target]:
-    generator, found = torch.Generator().manual_seed(1), []
-    for number in range(BATCH):
-        centre = 0.2 + 0.6 * torch.rand(boxes, 2, generator=generator)
-        side = 0.05 + 0.3 * torch.rand(boxes, 2, generator=generator)
-        label = torch.randint(1, CLASSES, (boxes,), generator=generator)
-        found.append(Target(label, torch.cat((centre, side), 1), number, (1, 1)))
-    return found
-
-
 def measure(case: Case, rounds: int) -> tuple[float, float]:
     """Medians of a step's CPU seconds and of those in matching and loss, their backward pass included."""
     torch.manual_seed(0)
@@ -55,9 +45,9 @@ def measure(case: Case, rounds: int) -> tuple[float, float]:
         enc_layers=case.layers, dec_layers=case.layers,
     )  # fmt: skip
     network, criterion = build(spec, CLASSES, pretrained=True).train(), Criterion(spec, CLASSES)
-    rule = torch.optim.AdamW([one for one in network.parameters() if one.requires_grad], lr=1e-5, fused=True)
+    rule = optimizer(network)
     pixels = torch.randn(BATCH, 3, case.size, case.size, generator=torch.Generator().manual_seed(0))
-    truth, whole, loss = targets(case.boxes), [], []
+    truth, whole, loss = truths(BATCH, case.boxes, CLASSES), [], []
     for number in range(rounds + 1):
         begun = time.process_time()
         output = network(pixels)

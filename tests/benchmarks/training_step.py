@@ -61,13 +61,13 @@ class Case(NamedTuple):
         return ModelSpec(pretrained_backbone_path="random", train_backbone=self.backbone, cls_loss_coef=1.0)
 
 
-def truths(case: Case) -> list[Target]:
+def truths(batch: int, boxes: int, classes: int) -> list[Target]:
     generator = torch.Generator().manual_seed(1)
     found = []
-    for number in range(case.batch):
-        centre = 0.2 + 0.6 * torch.rand(case.boxes, 2, generator=generator)
-        side = 0.05 + 0.3 * torch.rand(case.boxes, 2, generator=generator)
-        label = torch.randint(1, case.classes, (case.boxes,), generator=generator)
+    for number in range(batch):
+        centre = 0.2 + 0.6 * torch.rand(boxes, 2, generator=generator)
+        side = 0.05 + 0.3 * torch.rand(boxes, 2, generator=generator)
+        label = torch.randint(1, classes, (boxes,), generator=generator)
         found.append(Target(label, torch.cat((centre, side), 1), number, (1, 1)))
     return found
 
@@ -144,7 +144,8 @@ def our_step(
 
 def inputs(case: Case) -> tuple[torch.Tensor, list[Target]]:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(case.batch, 3, case.size, case.size, generator=generator), truths(case)
+    pixels = torch.randn(case.batch, 3, case.size, case.size, generator=generator)
+    return pixels, truths(case.batch, case.boxes, case.classes)
 
 
 def memory(case: Case, whose: str) -> None:
