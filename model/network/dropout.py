@@ -1,13 +1,14 @@
-"""Dropout that costs little on a CPU, alone and after a ReLU. Knows nothing of where it stands.
+"""Dropout that costs little on a CPU: alone, before a sum, after a ReLU. Knows nothing of where it stands.
 
 PyTorch's own, which other devices keep, draws one number an element there. Here one draw of 64 bits serves four
-elements, in blocks that stay in the cache, and after a ReLU the result itself says what was dropped, so that no mask is
-kept. Draws come from torch's global generator. A probability is rounded to 1/65536, and what is kept is scaled by
-exactly that.
+elements, in blocks that stay in the cache, and no mask is kept: the backward pass draws again from the same seed, which
+comes from torch's global generator. A probability is rounded to 1/65536, and what is kept is scaled by exactly that.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,10 +26,17 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Dropped.apply(x, self._steps) if self.own(x) else F.dropout(x, self.p, self.training)
+        return _Dropped.apply(x, None, self._steps) if self.own(x) else F.dropout(x, self.p, self.training)
+
+    def plus(self, x: Tensor, rest: Tensor) -> Tensor:
+        """`rest` plus dropout of `x`, of one shape."""
+        if self.own(x) and x.dtype == rest.dtype:
+            return _Dropped.apply(x, rest, self._steps)
+        return rest + self(x)
 
     def after_relu(self, x: Tensor) -> Tensor:
-        """Of `relu(x)`. In training it takes the memory of `x`, which nothing else may need."""
+        """Of `relu(x)`. In training it takes the memory of `x`, which nothing else may need and which should be no view
+        of another tensor: for a view autograd copies the whole of the other one in the backward pass."""
         return _ReluDropped.apply(x, self._steps) if self.own(x) else F.dropout(F.relu(x), self.p, self.training)
 
     def own(self, x: Tensor) -> bool:
@@ -43,32 +51,22 @@ class Dropout(nn.Module):
 
 class _Dropped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, steps: int) -> Tensor:
-        out = x.clone(memory_format=torch.contiguous_format)
-        kept = torch.empty(out.shape, dtype=torch.bool)
-        for part, keep in zip(_blocks(out), _blocks(kept), strict=True):
-            _drop(part, steps, keep)
-        ctx.steps = steps
-        ctx.save_for_backward(kept)
-        return out
+    def forward(ctx: Any, x: Tensor, rest: Tensor | None, steps: int) -> Tensor:
+        ctx.seed, ctx.steps = _seed(), steps
+        return _drop(x, ctx.seed, steps, rest)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        for part, keep in zip(_blocks(grad), _blocks(kept), strict=True):
-            part.mul_(keep).mul_(_scale(ctx.steps))
-        return grad, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        return _drop(grad, ctx.seed, ctx.steps, None), grad if ctx.needs_input_grad[1] else None, None
 
 
 class _ReluDropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, steps: int) -> Tensor:
         assert x.is_contiguous(), "a linear layer's result is"
-        keep = torch.empty(min(BLOCK, x.numel()), dtype=torch.bool)
-        for part in _blocks(x):
-            _drop(part.relu_(), steps, keep[: len(part)])
+        for part, kept in zip(_blocks(x), _kept(x, _seed(), steps), strict=True):
+            part.relu_().mul_(kept).mul_(_scale(steps))
         ctx.steps = steps
         ctx.mark_dirty(x)
         ctx.save_for_backward(x)
@@ -77,13 +75,17 @@ class _ReluDropped(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (result,) = ctx.saved_tensors
+        (result,) = ctx.saved_tensors  # itself says what was dropped
         grad = grad.contiguous()
         below = torch.empty_like(grad)
         for part, known, into in zip(_blocks(grad), _blocks(result), _blocks(below), strict=True):
             torch.ops.aten.threshold_backward.grad_input(part, known, 0, grad_input=into)
             into.mul_(_scale(ctx.steps))
         return below, None
+
+
+def _seed() -> int:
+    return int(torch.empty((), dtype=torch.int64).random_())
 
 
 def _blocks(x: Tensor) -> tuple[Tensor, ...]:
@@ -94,8 +96,24 @@ def _scale(steps: int) -> float:
     return STEPS / (STEPS - steps)
 
 
-def _drop(part: Tensor, steps: int, keep: Tensor) -> None:
-    """In place; `keep` is written."""
-    drawn = torch.empty(-(-len(part) // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    torch.ge(drawn[: len(part)], steps - STEPS // 2, out=keep)
-    part.mul_(keep).mul_(_scale(steps))
+def _drop(x: Tensor, seed: int, steps: int, rest: Tensor | None) -> Tensor:
+    """Dropout of `x`, with `rest` added, in the order of the elements."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    rests = [None] * len(_blocks(x)) if rest is None else _blocks(rest.contiguous())
+    for part, other, kept, into in zip(_blocks(x), rests, _kept(x, seed, steps), _blocks(out), strict=True):
+        if other is None:
+            torch.mul(part, kept, out=into).mul_(_scale(steps))
+        else:
+            torch.addcmul(other, part, kept, value=_scale(steps), out=into)
+    return out
+
+
+def _kept(x: Tensor, seed: int, steps: int) -> Iterator[Tensor]:
+    """For each block of `x` in turn, 1 where an element is kept and 0 where not; as numbers, since a product with a
+    bool converts it first. Each takes the memory of the one before."""
+    bits = np.random.SFC64(seed)
+    memory = x.new_empty(min(BLOCK, x.numel()))
+    for part in _blocks(x):
+        drawn = torch.from_numpy(bits.random_raw(-(-len(part) // 4)).view(np.int16))
+        yield torch.ge(drawn[: len(part)], steps - STEPS // 2, out=memory[: len(part)])

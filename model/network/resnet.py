@@ -32,6 +32,13 @@ class FrozenBatchNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
+    def after(self, convolution: nn.Conv2d, x: Tensor) -> Tensor:
+        """What `self(convolution(x))` is, as one convolution with scaled weights and a bias: the map before
+        normalisation is neither written nor kept for the backward pass."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        weight, bias = convolution.weight * scale[:, None, None, None], self.bias - self.running_mean * scale
+        return F.conv2d(x, weight, bias, convolution.stride, convolution.padding, convolution.dilation)
+
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: object) -> None:
         state.pop(prefix + "num_batches_tracked", None)  # a live BatchNorm counts; a frozen one has nothing to count
         super()._load_from_state_dict(state, prefix, *args)
@@ -50,6 +57,14 @@ class LiveBatchNorm2d(nn.BatchNorm2d):
         return super().forward(x)
 
 
+def _normalised(convolution: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(convolution, nn.Conv2d)
+    # In a trace the exporter does this itself, with the names of the weights left as they are.
+    if isinstance(norm, FrozenBatchNorm2d) and not torch.jit.is_tracing():
+        return norm.after(convolution, x)
+    return norm(convolution(x))
+
+
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions (He et al. 2015, figure 5 left)."""
 
@@ -64,8 +79,8 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(inside, width, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
+        y = F.relu(_normalised(self.conv1, self.bn1, x), inplace=True)
+        y = _normalised(self.conv2, self.bn2, y)
         return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
 
 
@@ -86,16 +101,23 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inside, outside, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
-        y = self.bn3(self.conv3(y))
+        y = F.relu(_normalised(self.conv1, self.bn1, x), inplace=True)
+        y = F.relu(_normalised(self.conv2, self.bn2, y), inplace=True)
+        y = _normalised(self.conv3, self.bn3, y)
         return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
 
 
-def _shortcut(inside: int, outside: int, stride: int, norm: Norm) -> nn.Sequential | None:
+class Shortcut(nn.Sequential):
+    """A 1 x 1 convolution to the block's width and stride."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _normalised(self[0], self[1], x)
+
+
+def _shortcut(inside: int, outside: int, stride: int, norm: Norm) -> Shortcut | None:
     if stride == 1 and inside == outside:
         return None
-    return nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), norm(outside))
+    return Shortcut(nn.Conv2d(inside, outside, 1, stride, bias=False), norm(outside))
 
 
 class Architecture(NamedTuple):
@@ -145,11 +167,22 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """pixels (B, 3, H, W). Returns one (B, channels, H / stride, W / stride) for each of `stages`, rounded up."""
-        x = F.relu(self.bn1(self.conv1(pixels)), inplace=True)
+        x = F.relu(_normalised(self.conv1, self.bn1, _laid_for(self.conv1, self.bn1, pixels)), inplace=True)
         x = F.max_pool2d(x, 3, 2, 1)
         features = []
         for stage in range(self.stages[-1] + 1):
-            x = self.get_submodule(f"layer{stage + 1}")(x)
+            layer = self.get_submodule(f"layer{stage + 1}")
+            x = layer(_laid_for(layer, self.bn1, x))
             if stage in self.stages:
                 features.append(x)
         return features
+
+
+def _laid_for(part: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    """`x` in the memory layout that takes least on a CPU (`tests/benchmarks/backbone_forms.py`): channels last, except
+    where scaled weights are trained, since they would have to be laid anew in every step, both ways."""
+    if x.device.type != "cpu" or torch.jit.is_tracing():
+        return x
+    trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in part.parameters())
+    scaled = isinstance(norm, FrozenBatchNorm2d)
+    return x.contiguous(memory_format=torch.contiguous_format if scaled and trained else torch.channels_last)

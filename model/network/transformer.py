@@ -92,9 +92,8 @@ class EncoderLayer(nn.Module):
         self, tokens: Tensor, position: Tensor, reference: Tensor, levels: Levels, padding: Tensor | None
     ) -> Tensor:
         attended = self.self_attn(tokens + position, reference, tokens, levels, padding)
-        tokens = self.norm1(tokens + self.dropout(attended))
-        expanded = self.dropout.after_relu(self.linear1(tokens))
-        return self.norm2(tokens + self.dropout(self.linear2(expanded)))
+        tokens = self.norm1(self.dropout.plus(attended, tokens))
+        return self.norm2(_expand(self.linear1, self.linear2, self.dropout, tokens))
 
 
 class DecoderLayer(nn.Module):
@@ -115,11 +114,17 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, reference: Tensor, tokens: Tensor, levels: Levels, padding: Tensor | None
     ) -> Tensor:
-        x = self.norm2(x + self.dropout(self.self_attn(x + position, x)))
+        x = self.norm2(self.dropout.plus(self.self_attn(x + position, x), x))
         attended = self.cross_attn(x + position, reference, tokens, levels, padding)
-        x = self.norm1(x + self.dropout(attended))
-        expanded = self.dropout.after_relu(self.linear1(x))
-        return self.norm3(x + self.dropout(self.linear2(expanded)))
+        x = self.norm1(self.dropout.plus(attended, x))
+        return self.norm3(_expand(self.linear1, self.linear2, self.dropout, x))
+
+
+def _expand(linear1: nn.Module, linear2: nn.Module, dropout: Dropout, x: Tensor) -> Tensor:
+    """`x` (B, N, C) plus what the MLP makes of it."""
+    # As a matrix, since a linear layer's result is a view of one for any other shape, and `after_relu` wants none.
+    expanded = dropout.after_relu(linear1(x.flatten(0, 1)))
+    return dropout.plus(linear2(expanded).view_as(x), x)
 
 
 class Encoder(nn.Module):
