@@ -16,11 +16,11 @@ from torch import Tensor
 
 from model.network.levels import Levels
 
-# N map (image x head), Q query, M row (map x query), K point of all levels, D feature of one head, R cell of a canvas,
-# X axis (x, y)
+# B image, H head, Q query, K point of all levels, M row (image x head x query) of a block, D feature of one head,
+# R cell of a block's canvases, X axis (x, y)
 
 BLOCK = 1 << 19
-"""Rows read per block of maps: 2 MiB in each of the dozen tensors at work, so that they stay in the cache."""
+"""Rows read at a time: 2 MiB in each of the dozen tensors at work, so that they stay in the cache."""
 
 
 class Canvas:
@@ -36,28 +36,29 @@ class Canvas:
         self.shifts = (0, 1, self.width, self.width + 1)
         """From a point's upper left cell to its four."""
 
-    def lay(self, value_NSD: Tensor) -> Tensor:
-        """(N x R, D)."""
-        maps, _, features = value_NSD.shape
-        canvas = value_NSD.new_zeros(maps, self.height, self.width, features)
-        for inside, tokens in self._parts(canvas, value_NSD):
+    def lay(self, value_BSHD: Tensor) -> Tensor:
+        """(R, D): one map after the other, heads within images."""
+        images, _, heads, features = value_BSHD.shape
+        canvas = value_BSHD.new_zeros(images, heads, self.height, self.width, features)
+        for inside, tokens in self._parts(canvas, value_BSHD):
             inside.copy_(tokens)
         return canvas.view(-1, features)
 
-    def lift(self, canvas_RD: Tensor, into_NSD: Tensor) -> None:
+    def lift(self, canvas_RD: Tensor, into_BSHD: Tensor) -> None:
         """Copies what `lay` puts down, without the borders."""
-        canvas = canvas_RD.view(len(into_NSD), self.height, self.width, -1)
-        for inside, tokens in self._parts(canvas, into_NSD):
+        images, _, heads, features = into_BSHD.shape
+        canvas = canvas_RD.view(images, heads, self.height, self.width, features)
+        for inside, tokens in self._parts(canvas, into_BSHD):
             tokens.copy_(inside)
 
-    def _parts(self, canvas: Tensor, value_NSD: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _parts(self, canvas: Tensor, value_BSHD: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for (height, width), start, top in zip(self.levels.sizes, self.levels.starts, self.tops, strict=True):
-            tokens = value_NSD[:, start : start + height * width]
-            yield canvas[:, top + 1 : top + 1 + height, 1 : 1 + width], tokens.unflatten(1, (height, width))
+            tokens = value_BSHD[:, start : start + height * width].unflatten(1, (height, width))
+            yield canvas[:, :, top + 1 : top + 1 + height, 1 : 1 + width], tokens.permute(0, 3, 1, 2, 4)
 
 
 class Places(NamedTuple):
-    """Where points lie on the canvases of a block of maps."""
+    """Where points lie on the canvases of a block."""
 
     cell: Tensor
     """(M, K) int32: row of the table that is the upper left of the four around the point."""
@@ -70,42 +71,32 @@ class Places(NamedTuple):
 class Sampling:
     """One call's shapes and constants."""
 
-    def __init__(self, levels: Levels, location_BQHLP2: Tensor) -> None:
-        self.batch, self.queries, self.heads, _, points, _ = location_BQHLP2.shape
+    def __init__(self, levels: Levels, planes_3BHQK: Tensor) -> None:
+        _, self.batch, self.heads, self.queries, self.points = planes_3BHQK.shape
         self.canvas = Canvas(levels)
-        self.points = points * len(levels.sizes)
+        each = self.points // len(levels.sizes)
         heights, widths = zip(*levels.sizes, strict=True)
-        size_XL = torch.tensor((widths, heights), dtype=location_BQHLP2.dtype)
-        self.size_X1K = size_XL.repeat_interleave(points, 1)[:, None]
-        self.first_K = torch.tensor(self.canvas.tops, dtype=torch.int32).repeat_interleave(points) + 1
+        size_XL = torch.tensor((widths, heights), dtype=planes_3BHQK.dtype)
+        self.size_X1K = size_XL.repeat_interleave(each, 1)[:, None]
+        self.first_K = torch.tensor(self.canvas.tops, dtype=torch.int32).repeat_interleave(each) + 1
 
-    def by_map(self, x: Tensor) -> Tensor:
-        """(B, Q, H, ...) as (N, Q, ...)."""
-        return x.transpose(1, 2).flatten(0, 1)
+    def blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Images and heads, at least one of each; all heads where there is more than one image."""
+        maps = max(1, BLOCK // max(1, 4 * self.queries * self.points))
+        images, heads = max(1, maps // max(1, self.heads)), min(maps, self.heads)
+        for image in range(0, self.batch, images):
+            for head in range(0, self.heads, heads):
+                yield slice(image, image + images), slice(head, head + heads)
 
-    def by_query(self, x: Tensor) -> Tensor:
-        """(N, Q, ...) as (B, Q, H, ...)."""
-        return x.unflatten(0, (self.batch, self.heads)).transpose(1, 2)
-
-    def axes(self, location_BQHLP2: Tensor) -> Tensor:
-        """(2, N, Q, K)."""
-        return location_BQHLP2.flatten(3, 4).permute(4, 0, 2, 1, 3).flatten(1, 2)
-
-    def blocks(self) -> Iterator[slice]:
-        """Of maps, at least one each."""
-        maps, step = self.batch * self.heads, max(1, BLOCK // max(1, 4 * self.queries * self.points))
-        return (slice(start, min(start + step, maps)) for start in range(0, maps, step))
-
-    def places(self, axes_XNQK: Tensor) -> Places:
-        maps = axes_XNQK.shape[1]
-        anywhere = (axes_XNQK.flatten(1, 2) * self.size_X1K).sub_(0.5)
+    def places(self, anywhere_XMK: Tensor) -> Places:
         # A point a cell outside reads the border alone. NaN passes all this and makes the result NaN, as it should.
-        place = torch.minimum(anywhere.clamp(min=-1.0), self.size_X1K)
-        moves = anywhere.eq_(place)  # as numbers: a bool would be several times slower here and where it is used
+        place = torch.minimum(anywhere_XMK.clamp(min=-1.0), self.size_X1K)
+        moves = anywhere_XMK.eq(place).to(place.dtype)  # a bool would be several times slower where it is used
         before = torch.minimum(place.floor(), self.size_X1K - 1)
         beyond = place.sub_(before)
         x, y = before.nan_to_num_().int()
         cell = y.add_(self.first_K).mul_(self.canvas.width).add_(x).add_(1)
+        maps = len(cell) // self.queries if self.queries else 0
         if maps > 1:
             first_N = torch.arange(maps, dtype=torch.int32) * self.canvas.cells
             cell = (cell.view(maps, -1) + first_N[:, None]).view_as(cell)
@@ -131,46 +122,46 @@ class Sampling:
 
 class _Bags(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value_BSHD: Tensor, levels: Levels, location_BQHLP2: Tensor, weight_BQHLP: Tensor) -> Tensor:
+    def forward(ctx: Any, value_BSHD: Tensor, levels: Levels, planes_3BHQK: Tensor) -> Tensor:
         ctx.levels = levels
-        ctx.save_for_backward(value_BSHD, location_BQHLP2, weight_BQHLP)
-        s = Sampling(levels, location_BQHLP2)
-        value_NSD, axes_XNQK = s.by_map(value_BSHD), s.axes(location_BQHLP2)
-        weight_NQK = s.by_map(weight_BQHLP.flatten(3))
-        out_NQD = value_NSD.new_empty(len(value_NSD), s.queries, value_NSD.shape[-1])
-        for maps in s.blocks():
-            places = s.places(axes_XNQK[:, maps])
-            shares = s.shares(places.beyond, weight_NQK[maps].flatten(0, 1)).flatten(1)
-            table = s.canvas.lay(value_NSD[maps])
+        ctx.save_for_backward(value_BSHD, planes_3BHQK)
+        s = Sampling(levels, planes_3BHQK)
+        features = value_BSHD.shape[-1]
+        out_BQHD = value_BSHD.new_empty(s.batch, s.queries, s.heads, features)
+        for images, heads in s.blocks():
+            planes_3MK = planes_3BHQK[:, images, heads].flatten(1, 3)
+            places = s.places(planes_3MK[:2])
+            shares = s.shares(places.beyond, planes_3MK[2].softmax(-1)).flatten(1)
+            table = s.canvas.lay(value_BSHD[images, :, heads])
             read = F.embedding_bag(s.rows(places.cell), table, mode="sum", per_sample_weights=shares)
-            out_NQD[maps] = read.view_as(out_NQD[maps])
-        return s.by_query(out_NQD).flatten(2)
+            into = out_BQHD[images, :, heads].transpose(1, 2)
+            into.copy_(read.view(into.shape))
+        return out_BQHD.flatten(2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_BQC: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
-        value_BSHD, location_BQHLP2, weight_BQHLP = ctx.saved_tensors
-        s = Sampling(ctx.levels, location_BQHLP2)
-        value_NSD, axes_XNQK = s.by_map(value_BSHD), s.axes(location_BQHLP2)
-        weight_NQK = s.by_map(weight_BQHLP.flatten(3))
-        grad_NQD = s.by_map(grad_BQC.unflatten(2, (s.heads, -1))).contiguous()
-        of_value, of_axes, of_weight = (torch.empty_like(each) for each in (value_NSD, axes_XNQK, weight_NQK))
-        for maps in s.blocks():
-            places = s.places(axes_XNQK[:, maps])
-            weight_MK, grad_MD = weight_NQK[maps].flatten(0, 1), grad_NQD[maps].flatten(0, 1)
-            table = s.canvas.lay(value_NSD[maps])
-            corners = _products(grad_MD, table, s.rows(places.cell)).unflatten(1, (4, -1)).unbind(1)
+    def backward(ctx: Any, grad_BQC: Tensor) -> tuple[Tensor, None, Tensor]:
+        value_BSHD, planes_3BHQK = ctx.saved_tensors
+        s = Sampling(ctx.levels, planes_3BHQK)
+        grad_BHQD = grad_BQC.unflatten(2, (s.heads, -1)).transpose(1, 2)
+        of_value = torch.empty_like(value_BSHD, memory_format=torch.contiguous_format)
+        of_planes = torch.empty_like(planes_3BHQK)
+        for images, heads in s.blocks():
+            planes_3MK = planes_3BHQK[:, images, heads].flatten(1, 3)
+            into_3MK = of_planes[:, images, heads].flatten(1, 3)
+            places, weight_MK = s.places(planes_3MK[:2]), planes_3MK[2].softmax(-1)
+            grad_MD = grad_BHQD[images, heads].flatten(0, 2)
+            table = s.canvas.lay(value_BSHD[images, :, heads])
+            corners = _products(grad_MD, table, s.rows(places.cell)).unflatten(1, (4, s.points)).unbind(1)
             by_weight, by_place = _slopes(corners, places.beyond)
-            of_weight[maps] = by_weight.view_as(of_weight[maps])
-            of_axes[:, maps] = (by_place * weight_MK).mul_(s.size_X1K).mul_(places.moves).view_as(of_axes[:, maps])
+            torch.mul(by_place.mul_(weight_MK), places.moves, out=into_3MK[:2])
+            # The softmax's slope by hand: PyTorch's kernel rounds differently with another number of threads.
+            by_logit = by_weight.mul_(weight_MK)
+            torch.addcmul(by_logit, weight_MK, by_logit.sum(-1, keepdim=True), value=-1, out=into_3MK[2])
             shares = s.shares(places.beyond, weight_MK)
-            s.canvas.lift(_spread(grad_MD, places.cell, shares, s.canvas.shifts, len(table)), of_value[maps])
-        return (
-            s.by_query(of_value).reshape(value_BSHD.shape),
-            None,
-            s.by_query(of_axes.permute(1, 2, 3, 0)).reshape(location_BQHLP2.shape),
-            s.by_query(of_weight).reshape(weight_BQHLP.shape),
-        )
+            of_canvas = _spread(grad_MD, places.cell, shares, s.canvas.shifts, len(table))
+            s.canvas.lift(of_canvas, of_value[images, :, heads])
+        return of_value, None, of_planes
 
 
 def _products(grad_MD: Tensor, table_RD: Tensor, rows_MJ: Tensor) -> Tensor:
@@ -200,18 +191,25 @@ def _spread(grad_MD: Tensor, cell_MK: Tensor, shares_M4K: Tensor, shifts: tuple[
     their upper left cell once; for the other corners the sums are the same bags with other shares, shifted."""
     points = cell_MK.shape[1]
     cell, place = cell_MK.flatten().sort(stable=True)
-    starts = F.pad(torch.bincount(cell, minlength=cells).cumsum(0), (1, 0)).int()
+    touched = None
+    if len(cell) < cells:  # most cells receive nothing: a decoder's
+        touched, counts = torch.unique_consecutive(cell, return_counts=True)
+    else:
+        counts = torch.bincount(cell, minlength=cells)
+    starts = F.pad(counts.cumsum(0), (1, 0)).int()
     query = place.div(points, rounding_mode="floor")
     place += query * (3 * points)  # among the shares of the first corner
     query, flat = query.int(), shares_M4K.flatten()
-    total: Tensor | None = None
+    total: Tensor | None = None if touched is None else grad_MD.new_zeros(cells, grad_MD.shape[1])
     for corner, shift in enumerate(shifts):
         share = flat.index_select(0, place + corner * points)
         part = F.embedding_bag(query, grad_MD, starts, mode="sum", per_sample_weights=share, include_last_offset=True)
         if total is None:
             total = part
-        else:
+        elif touched is None:
             total[shift:] += part[: cells - shift]
+        else:
+            total.index_add_(0, touched + shift, part)
     assert total is not None
     return total
 
@@ -224,7 +222,12 @@ def _quiet() -> None:
         torch.sparse_csr_tensor(torch.zeros(2, dtype=torch.int32), [], [], (1, 1), check_invariants=False)
 
 
-def bags(value_BSHD: Tensor, levels: Levels, location_BQHLP2: Tensor, weight_BQHLP: Tensor) -> Tensor:
-    """What `attention.gridsample` computes, with its gradients, on a CPU; it cannot be differentiated twice."""
-    sampled: Tensor = _Bags.apply(value_BSHD, levels, location_BQHLP2, weight_BQHLP)
+def bags(value_BSHD: Tensor, levels: Levels, planes_3BHQK: Tensor) -> Tensor:
+    """What `attention.gridsample` computes, with its gradients, on a CPU; it cannot be differentiated twice.
+
+    planes: for each point, those of the first level first, its x and its y in cells of its level, 0 at the centre of
+    the first, and its weight before the softmax over all K. In this order everything is read and written in lines;
+    contiguous. Returns (B, Q, C).
+    """
+    sampled: Tensor = _Bags.apply(value_BSHD, levels, planes_3BHQK)
     return sampled

@@ -65,7 +65,8 @@ class _ReluDropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, steps: int) -> Tensor:
         assert x.is_contiguous(), "a linear layer's result is"
-        for part, kept in zip(_blocks(x), _kept(x, _seed(), steps), strict=True):
+        parts = _blocks(x)
+        for part, kept in zip(parts, _kept(parts, _seed(), steps), strict=True):
             part.relu_().mul_(kept).mul_(_scale(steps))
         ctx.steps = steps
         ctx.mark_dirty(x)
@@ -89,7 +90,8 @@ def _seed() -> int:
 
 
 def _blocks(x: Tensor) -> tuple[Tensor, ...]:
-    return x.view(-1).split(BLOCK)
+    flat = x.view(-1)
+    return flat.split(BLOCK) if len(flat) > BLOCK else (flat,)
 
 
 def _scale(steps: int) -> float:
@@ -100,8 +102,9 @@ def _drop(x: Tensor, seed: int, steps: int, rest: Tensor | None) -> Tensor:
     """Dropout of `x`, with `rest` added, in the order of the elements."""
     x = x.contiguous()
     out = torch.empty_like(x)
-    rests = [None] * len(_blocks(x)) if rest is None else _blocks(rest.contiguous())
-    for part, other, kept, into in zip(_blocks(x), rests, _kept(x, seed, steps), _blocks(out), strict=True):
+    parts = _blocks(x)
+    rests = (None,) * len(parts) if rest is None else _blocks(rest.contiguous())
+    for part, other, kept, into in zip(parts, rests, _kept(parts, seed, steps), _blocks(out), strict=True):
         if other is None:
             torch.mul(part, kept, out=into).mul_(_scale(steps))
         else:
@@ -109,11 +112,12 @@ def _drop(x: Tensor, seed: int, steps: int, rest: Tensor | None) -> Tensor:
     return out
 
 
-def _kept(x: Tensor, seed: int, steps: int) -> Iterator[Tensor]:
-    """For each block of `x` in turn, 1 where an element is kept and 0 where not; as numbers, since a product with a
-    bool converts it first. Each takes the memory of the one before."""
+def _kept(parts: tuple[Tensor, ...], seed: int, steps: int) -> Iterator[Tensor]:
+    """For each part in turn, 1 where an element is kept and 0 where not; as numbers, since a product with a bool
+    converts it first. Each takes the memory of the one before."""
     bits = np.random.SFC64(seed)
-    memory = x.new_empty(min(BLOCK, x.numel()))
-    for part in _blocks(x):
+    memory = torch.empty_like(parts[0])
+    for part in parts:
         drawn = torch.from_numpy(bits.random_raw(-(-len(part) // 4)).view(np.int16))
-        yield torch.ge(drawn[: len(part)], steps - STEPS // 2, out=memory[: len(part)])
+        kept = memory[: len(part)]
+        yield torch.ge(drawn[: len(part)], steps - STEPS // 2, out=kept)

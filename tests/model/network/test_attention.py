@@ -14,7 +14,18 @@ from model.network.attention import SAMPLERS, WHOLE, MSDeformAttn, Sampler, grid
 from model.network.bags import bags
 from model.network.levels import Levels
 
-FORMS = {**SAMPLERS, "bags": bags}
+
+
+def in_bags(value: Tensor, levels: Levels, location: Tensor, weight: Tensor) -> Tensor:
+    """`bags` with the arguments of the other forms: of the logarithms' softmax only the weights' sum is missing."""
+    size = torch.tensor([(width, height) for height, width in levels.sizes], dtype=location.dtype)[:, None]
+    axes = (location * size - 0.5).flatten(3, 4).permute(4, 0, 2, 1, 3)
+    planes = torch.cat((axes, weight.log().flatten(3).transpose(1, 2)[None]))
+    read = bags(value, levels, planes.contiguous()).unflatten(-1, (value.shape[2], -1))
+    return (read * weight.sum((-1, -2))[..., None]).flatten(2)
+
+
+FORMS = {**SAMPLERS, "bags": in_bags}
 SIZES = ((3, 4), (2, 2), (1, 3))
 LEVELS = Levels.of(SIZES)
 TOKENS = sum(height * width for height, width in SIZES)
@@ -241,7 +252,7 @@ def both_ways(form: Sampler, inputs: list[Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize("block", [1, 5000, 1 << 30])
 def test_bags_in_blocks_of_any_size_are_what_the_grid_samples(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bags_module, "BLOCK", block)
-    for ours, theirs in zip(both_ways(bags, wide()), both_ways(gridsample, wide()), strict=True):
+    for ours, theirs in zip(both_ways(in_bags, wide()), both_ways(gridsample, wide()), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -251,7 +262,7 @@ def test_bags_are_the_same_to_the_bit_with_any_number_of_threads() -> None:
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(both_ways(bags, wide()))
+            found.append(both_ways(in_bags, wide()))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
@@ -261,24 +272,55 @@ def test_bags_hand_on_what_is_not_a_number() -> None:
     value, location, weight = wide()
     broken = location.detach().clone()
     broken[1, 7, 2, 0, 0, 0] = math.nan
-    read = bags(value, LEVELS, broken, weight).unflatten(-1, (4, 16))
+    read = in_bags(value, LEVELS, broken, weight).unflatten(-1, (4, 16))
     assert read[1, 7, 2].isnan().all()
     assert int(read.isnan().sum()) == 16
 
 
 def test_no_query_and_no_picture_read_nothing() -> None:
     value, location, weight = wide()
-    assert bags(value, LEVELS, location[:, :0], weight[:, :0]).shape == (2, 0, 64)
-    assert bags(value[:0], LEVELS, location[:0], weight[:0]).shape == (0, 50, 64)
+    assert in_bags(value, LEVELS, location[:, :0], weight[:, :0]).shape == (2, 0, 64)
+    assert in_bags(value[:0], LEVELS, location[:0], weight[:0]).shape == (0, 50, 64)
+
+
+def attended(layer: MSDeformAttn, reference: Tensor, *, trace: bool = False) -> list[Tensor]:
+    """The layer's answer and the gradients of all that it is given and has."""
+    generator = torch.Generator().manual_seed(7)
+    query, tokens = (torch.randn(2, length, 64, generator=generator) for length in (9, TOKENS))
+    padding = torch.rand(2, TOKENS, generator=generator) > 0.8
+    if trace:
+        layer.requires_grad_(False)
+        torch.jit.trace(lambda one: layer(one, reference, tokens, LEVELS, padding), query, check_trace=False)
+        layer.requires_grad_(True)
+    query.requires_grad_(), tokens.requires_grad_()
+    read = layer(query, reference, tokens, LEVELS, padding)
+    slope = torch.randn(read.shape, generator=generator)
+    over = [query, tokens, *layer.parameters(), *([reference] if reference.requires_grad else [])]
+    return [read.detach(), *torch.autograd.grad(read, over, slope)]
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_layer_reads_the_same_in_bags_and_by_grid(coordinates: int, shared: bool) -> None:
+    generator = torch.Generator().manual_seed(8)
+    layer = MSDeformAttn(64, len(SIZES), 4, 3)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    reference = torch.rand(1 if shared else 2, 9, len(SIZES), coordinates, generator=generator).requires_grad_()
+    found = attended(layer, reference)
+    layer.sampler = "gridsample"
+    for ours, theirs in zip(found, attended(layer, reference), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_wide_heads_take_bags_and_a_trace_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[str] = []
-    for name, form in (("bags", bags), ("gridsample", gridsample)):
-        monkeypatch.setattr(forms, name, lambda *given, name=name, form=form: taken.append(name) or form(*given))
-    value, location, weight = (each.detach() for each in wide())
-    forms.fastest(value, LEVELS, location, weight)
-    forms.fastest(value[..., :8], LEVELS, location, weight)
-    assert taken == ["bags", "gridsample"]
-    torch.jit.trace(lambda one: forms.fastest(one, LEVELS, location, weight), value, check_trace=False)
-    assert set(taken[2:]) == {"gridsample"}
+    monkeypatch.setattr(forms, "bags", lambda *given: taken.append("bags") or bags(*given))
+    reference = torch.full((1, 9, len(SIZES), 2), 0.5)
+    attended(MSDeformAttn(64, len(SIZES), 4, 2), reference)
+    assert taken == ["bags"]
+    attended(MSDeformAttn(64, len(SIZES), 4, 2), reference, trace=True)
+    assert taken == ["bags"] * 2, "of the two calls the traced one takes another form"
+    attended(MSDeformAttn(64, len(SIZES), 8, 2), reference)
+    assert len(taken) == 2, "heads of 8 features"
+
