@@ -167,22 +167,21 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """pixels (B, 3, H, W). Returns one (B, channels, H / stride, W / stride) for each of `stages`, rounded up."""
-        x = F.relu(_normalised(self.conv1, self.bn1, _laid_for(self.conv1, self.bn1, pixels)), inplace=True)
+        x = F.relu(_normalised(self.conv1, self.bn1, _laid_for(self.conv1, pixels)), inplace=True)
         x = F.max_pool2d(x, 3, 2, 1)
         features = []
         for stage in range(self.stages[-1] + 1):
             layer = self.get_submodule(f"layer{stage + 1}")
-            x = layer(_laid_for(layer, self.bn1, x))
+            x = layer(_laid_for(layer, x))
             if stage in self.stages:
                 features.append(x)
         return features
 
 
-def _laid_for(part: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """`x` in the memory layout that takes least on a CPU (`tests/benchmarks/backbone_forms.py`): channels last, except
-    where scaled weights are trained, since they would have to be laid anew in every step, both ways."""
+def _laid_for(part: nn.Module, x: Tensor) -> Tensor:
+    """`x` in the memory layout that takes least on a CPU (`tests/benchmarks/backbone_layouts.py`): channels last where
+    the map outweighs the weights of what comes next, which have to be laid anew in every step."""
     if x.device.type != "cpu" or torch.jit.is_tracing():
         return x
-    trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in part.parameters())
-    scaled = isinstance(norm, FrozenBatchNorm2d)
-    return x.contiguous(memory_format=torch.contiguous_format if scaled and trained else torch.channels_last)
+    weights = sum(parameter.numel() for parameter in part.parameters())
+    return x.contiguous(memory_format=torch.channels_last if x.numel() > weights else torch.contiguous_format)
