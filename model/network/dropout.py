@@ -1,11 +1,11 @@
-"""Dropout that costs little on a CPU: alone, before a sum, after a ReLU. Knows nothing of where it stands.
+"""Dropout that costs little on a CPU, alone and before a sum. Knows nothing of where it stands.
 
 PyTorch's own, which other devices keep, draws one number an element there. Here one draw of 64 bits serves four
 elements, in blocks that stay in the cache, and no mask is kept: the backward pass draws again from the same seed, which
 comes from torch's global generator. A probability is rounded to 1/65536, and what is kept is scaled by exactly that.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,25 +26,20 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Dropped.apply(x, None, self._steps) if self.own(x) else F.dropout(x, self.p, self.training)
+        return _Dropped.apply(x, None, self.steps) if self.own(x) else F.dropout(x, self.p, self.training)
 
     def plus(self, x: Tensor, rest: Tensor) -> Tensor:
         """`rest` plus dropout of `x`, of one shape."""
         if self.own(x) and x.dtype == rest.dtype:
-            return _Dropped.apply(x, rest, self._steps)
+            return _Dropped.apply(x, rest, self.steps)
         return rest + self(x)
-
-    def after_relu(self, x: Tensor) -> Tensor:
-        """Of `relu(x)`. In training it takes the memory of `x`, which nothing else may need and which should be no view
-        of another tensor: for a view autograd copies the whole of the other one in the backward pass."""
-        return _ReluDropped.apply(x, self._steps) if self.own(x) else F.dropout(F.relu(x), self.p, self.training)
 
     def own(self, x: Tensor) -> bool:
         """Whether it is done here: something is dropped, and on a CPU."""
-        return self.training and x.device.type == "cpu" and 0 < self._steps < STEPS
+        return self.training and x.device.type == "cpu" and 0 < self.steps < STEPS
 
     @property
-    def _steps(self) -> int:
+    def steps(self) -> int:
         """Of STEPS, how many drop an element."""
         return round(self.p * STEPS)
 
@@ -52,7 +47,7 @@ class Dropout(nn.Module):
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rest: Tensor | None, steps: int) -> Tensor:
-        ctx.seed, ctx.steps = _seed(), steps
+        ctx.seed, ctx.steps = new_seed(), steps
         return _drop(x, ctx.seed, steps, rest)
 
     @staticmethod
@@ -61,31 +56,8 @@ class _Dropped(torch.autograd.Function):
         return _drop(grad, ctx.seed, ctx.steps, None), grad if ctx.needs_input_grad[1] else None, None
 
 
-class _ReluDropped(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, steps: int) -> Tensor:
-        assert x.is_contiguous(), "a linear layer's result is"
-        parts = _blocks(x)
-        for part, kept in zip(parts, _kept(parts, _seed(), steps), strict=True):
-            part.relu_().mul_(kept).mul_(_scale(steps))
-        ctx.steps = steps
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(x)
-        return x
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (result,) = ctx.saved_tensors  # itself says what was dropped
-        grad = grad.contiguous()
-        below = torch.empty_like(grad)
-        for part, known, into in zip(_blocks(grad), _blocks(result), _blocks(below), strict=True):
-            torch.ops.aten.threshold_backward.grad_input(part, known, 0, grad_input=into)
-            into.mul_(_scale(ctx.steps))
-        return below, None
-
-
-def _seed() -> int:
+def new_seed() -> int:
+    """From torch's global generator."""
     return int(torch.empty((), dtype=torch.int64).random_())
 
 
@@ -94,7 +66,8 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
     return flat.split(BLOCK) if len(flat) > BLOCK else (flat,)
 
 
-def _scale(steps: int) -> float:
+def scale_of(steps: int) -> float:
+    """What is kept is multiplied by this."""
     return STEPS / (STEPS - steps)
 
 
@@ -104,17 +77,17 @@ def _drop(x: Tensor, seed: int, steps: int, rest: Tensor | None) -> Tensor:
     out = torch.empty_like(x)
     parts = _blocks(x)
     rests = (None,) * len(parts) if rest is None else _blocks(rest.contiguous())
-    for part, other, kept, into in zip(parts, rests, _kept(parts, seed, steps), _blocks(out), strict=True):
+    for part, other, kept, into in zip(parts, rests, masks(parts, seed, steps), _blocks(out), strict=True):
         if other is None:
-            torch.mul(part, kept, out=into).mul_(_scale(steps))
+            torch.mul(part, kept, out=into).mul_(scale_of(steps))
         else:
-            torch.addcmul(other, part, kept, value=_scale(steps), out=into)
+            torch.addcmul(other, part, kept, value=scale_of(steps), out=into)
     return out
 
 
-def _kept(parts: tuple[Tensor, ...], seed: int, steps: int) -> Iterator[Tensor]:
-    """For each part in turn, 1 where an element is kept and 0 where not; as numbers, since a product with a bool
-    converts it first. Each takes the memory of the one before."""
+def masks(parts: Sequence[Tensor], seed: int, steps: int) -> Iterator[Tensor]:
+    """For each flat part in turn, 1 where an element is kept and 0 where not; as numbers, since a product with a bool
+    converts it first. Each takes the memory of the one before; the first is the longest."""
     bits = np.random.SFC64(seed)
     memory = torch.empty_like(parts[0])
     for part in parts:

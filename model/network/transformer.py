@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from model.network.attention import MSDeformAttn
 from model.network.dropout import Dropout
 from model.network.levels import Levels
+from model.network.mlp import expand
 from model.network.position import sine_position
 from model.network.proposals import candidates, sine_boxes
 from model.network.recompute import call
@@ -93,7 +94,7 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         attended = self.self_attn(tokens + position, reference, tokens, levels, padding)
         tokens = self.norm1(self.dropout.plus(attended, tokens))
-        return self.norm2(_expand(self.linear1, self.linear2, self.dropout, tokens))
+        return self.norm2(expand(self.linear1, self.linear2, self.dropout, tokens))
 
 
 class DecoderLayer(nn.Module):
@@ -117,14 +118,7 @@ class DecoderLayer(nn.Module):
         x = self.norm2(self.dropout.plus(self.self_attn(x + position, x), x))
         attended = self.cross_attn(x + position, reference, tokens, levels, padding)
         x = self.norm1(self.dropout.plus(attended, x))
-        return self.norm3(_expand(self.linear1, self.linear2, self.dropout, x))
-
-
-def _expand(linear1: nn.Module, linear2: nn.Module, dropout: Dropout, x: Tensor) -> Tensor:
-    """`x` (B, N, C) plus what the MLP makes of it."""
-    # As a matrix, since a linear layer's result is a view of one for any other shape, and `after_relu` wants none.
-    expanded = dropout.after_relu(linear1(x.flatten(0, 1)))
-    return dropout.plus(linear2(expanded).view_as(x), x)
+        return self.norm3(expand(self.linear1, self.linear2, self.dropout, x))
 
 
 class Encoder(nn.Module):

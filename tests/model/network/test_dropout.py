@@ -46,20 +46,19 @@ def test_neighbours_and_lanes_of_a_draw_drop_independently() -> None:
         assert abs(float(dropped[lane::4].mean()) - 0.5) < 6 * math.sqrt(0.25 / 100_000)
 
 
-@pytest.mark.parametrize("p", [0.1, 0.6])
-def test_after_relu_is_dropout_of_the_relu(p: float) -> None:
-    x = torch.randn(3, 999, 11)
+@pytest.mark.parametrize("shape", [(3, 999, 11), (2, 400_000)])
+def test_before_a_sum_it_is_dropout_plus_the_rest(shape: tuple[int, ...]) -> None:
+    x, rest = torch.randn(shape).requires_grad_(), torch.randn(shape).requires_grad_()
+    layer, slope = Dropout(0.3), torch.randn(shape)
     seeded(3)
-    leaf = x.clone().requires_grad_()
-    y = Dropout(p).after_relu(leaf * 1.0)
-    kept = y != 0
-    assert not kept[x <= 0].any()
-    torch.testing.assert_close(y[kept], x[kept] / (1 - p), rtol=1e-4, atol=0)
-    positive = x > 0
-    assert abs(float(kept[positive].float().mean()) - (1 - p)) < 6 * math.sqrt(p * (1 - p) / int(positive.sum()))
-    slope = torch.randn_like(x)
-    (grad,) = torch.autograd.grad(y, leaf, slope)
-    torch.testing.assert_close(grad, torch.where(kept, slope / (1 - p), 0.0), rtol=1e-4, atol=0)
+    found = torch.autograd.grad(layer.plus(x, rest), (x, rest), slope)
+    seeded(3)
+    y = layer(x)
+    for ours, theirs in zip(found, torch.autograd.grad(y + rest, (x, rest), slope), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+    seeded(3)
+    torch.testing.assert_close(layer.plus(x, rest), y + rest)
+    assert layer.plus(x.bfloat16(), rest).dtype == torch.float32
 
 
 def test_a_seed_gives_the_same_choice_whatever_the_threads_and_blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +80,7 @@ def test_the_ends_and_evaluation_are_pytorchs(p: float, training: bool) -> None:
     x = torch.randn(50, 4)
     layer = Dropout(p).train(training)
     torch.testing.assert_close(layer(x), F.dropout(x, p, training), rtol=0, atol=0)
-    torch.testing.assert_close(layer.after_relu(x.clone()), F.dropout(F.relu(x), p, training), rtol=0, atol=0)
+    torch.testing.assert_close(layer.plus(x, x), x + F.dropout(x, p, training), rtol=0, atol=0)
 
 
 def test_what_does_not_lie_in_order_is_dropped_in_order() -> None:
