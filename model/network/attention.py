@@ -1,7 +1,7 @@
 """Multi-scale deformable attention. Knows feature levels and sampling points; knows nothing of classes or ONNX.
 
-One module holds the parameters; the sampling itself is a function of `SAMPLERS`, chosen by name, so that a faster or
-more exportable form changes neither weights nor callers.
+One module holds the parameters; the sampling itself is a function of `SAMPLERS`, chosen by name, or `bags`, so that a
+faster or more exportable form changes neither weights nor callers.
 """
 
 import math
@@ -119,7 +119,7 @@ class MSDeformAttn(nn.Module):
             raise ValueError(f"`hidden_dim` must be a multiple of `nheads`, but got hidden_dim={dim}, nheads={heads}.")
         self.levels, self.heads, self.points = levels, heads, points
         self.sampler: str | None = None
-        """A name of SAMPLERS for a trace; None: the fastest."""
+        """A name of SAMPLERS for a trace; None: whatever form takes least on this device."""
         self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
         self.attention_weights = nn.Linear(dim, heads * levels * points)
         self.value_proj = nn.Linear(dim, dim)
@@ -153,10 +153,10 @@ class MSDeformAttn(nn.Module):
         value_BSC = self.value_proj(tokens)
         if padding is not None:
             value_BSC = value_BSC.masked_fill(padding[..., None], 0.0)
-        if self._takes_bags(value_BSC):
-            planes_3BHQK = self._planes(query, reference, levels)
-            value_BSHD = value_BSC.unflatten(-1, (self.heads, -1)).to(planes_3BHQK.dtype)
-            return self.output_proj(bags(value_BSHD, levels, planes_3BHQK))
+        read = self._in_bags if self._takes_bags(value_BSC) else self._by_location
+        return self.output_proj(read(value_BSC, query, reference, levels))
+
+    def _by_location(self, value_BSC: Tensor, query: Tensor, reference: Tensor, levels: Levels) -> Tensor:
         batch, queries, _ = query.shape
         shape = (batch, queries, self.heads, self.levels, self.points)
         offset_BQHLP2 = self.sampling_offsets(query).view(*shape, 2)
@@ -165,8 +165,8 @@ class MSDeformAttn(nn.Module):
         # Under autocast projections are half precision; coordinates are not, and sampling follows them.
         dtype = location_BQHLP2.dtype
         value_BSHD = value_BSC.view(batch, -1, self.heads, value_BSC.shape[-1] // self.heads).to(dtype)
-        sampled_BQC = SAMPLERS[self.sampler or "gridsample"](value_BSHD, levels, location_BQHLP2, weight_BQHLP.to(dtype))
-        return self.output_proj(sampled_BQC)
+        sample = SAMPLERS[self.sampler or "gridsample"]
+        return sample(value_BSHD, levels, location_BQHLP2, weight_BQHLP.to(dtype))
 
     def _locations(self, reference: Tensor, offset_BQHLP2: Tensor, levels: Levels) -> Tensor:
         """Offsets count cells from a point, or half box extents (shared by the P points) from a box's centre."""
@@ -180,6 +180,10 @@ class MSDeformAttn(nn.Module):
         """Whether `bags` is asked for and the faster form here."""
         free = self.sampler is None and not torch.jit.is_tracing()
         return free and value_BSC.device.type == "cpu" and value_BSC.shape[-1] // self.heads >= WIDE
+
+    def _in_bags(self, value_BSC: Tensor, query: Tensor, reference: Tensor, levels: Levels) -> Tensor:
+        planes_3BHQK = self._planes(query, reference, levels)
+        return bags(value_BSC.unflatten(-1, (self.heads, -1)).to(planes_3BHQK.dtype), levels, planes_3BHQK)
 
     def _planes(self, query: Tensor, reference: Tensor, levels: Levels) -> Tensor:
         """(3, B, H, Q, K): what `bags` takes. One product gives all three, in planes rather than point by point."""

@@ -1,6 +1,7 @@
-"""Forward and backward of the sampling core, in bags and by grid, for widths of a head and sizes of an image, in turns.
+"""Forward and backward of one attention layer, sampled in bags and by grid, for widths of a head and sizes of an image,
+in turns.
 
-python tests/benchmarks/attention_forms.py [--threads 1] [--rounds 5]
+    python tests/benchmarks/attention_forms.py [--threads 1] [--rounds 5]
 """
 
 import argparse
@@ -13,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor
 
-from model.network.attention import gridsample
-from model.network.bags import bags
+from model.network import attention
+from model.network.attention import MSDeformAttn
 from model.network.levels import Levels
 
 HEADS, POINTS = 8, 4
@@ -22,8 +23,9 @@ CASES = {"96 px": (8, (12, 6, 3)), "256 px": (2, (32, 16, 8, 4)), "512 px": (2, 
 """Images of a batch, and the sides of the levels."""
 
 
-def inputs(batch: int, levels: Levels, queries: int | None, width: int) -> list[Tensor]:
-    """queries None: an encoder's, each of which reads around itself; else a decoder's, which read anywhere."""
+def inputs(batch: int, levels: Levels, queries: int | None, features: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, reference and tokens. queries None: an encoder's, each of which reads around itself; else a decoder's,
+    which read anywhere."""
     generator = torch.Generator().manual_seed(0)
     tokens = sum(height * width for height, width in levels.sizes)
     if queries is None:
@@ -31,16 +33,21 @@ def inputs(batch: int, levels: Levels, queries: int | None, width: int) -> list[
             torch.stack(torch.meshgrid(*(((torch.arange(n) + 0.5) / n,) * 2), indexing="xy"), -1)
             for n, _ in levels.sizes
         ]
-        around = torch.cat([side.reshape(-1, 2) for side in sides])[None, :, None, None, None]
-        spread = 2 / torch.tensor(levels.sizes)[:, None].flip(-1)
-        queries = tokens
+        reference, queries = torch.cat([side.reshape(-1, 2) for side in sides])[None], tokens
     else:
-        around, spread = torch.rand(1, queries, 1, 1, 1, 2, generator=generator), torch.tensor(0.2)
-    shape = (batch, queries, HEADS, len(levels.sizes), POINTS)
-    location = around + spread * torch.randn(*shape, 2, generator=generator)
-    value = torch.randn(batch, tokens, HEADS, width, generator=generator)
-    weight = torch.rand(shape, generator=generator)
-    return [each.requires_grad_() for each in (value, location, weight)]
+        reference = torch.rand(batch, queries, 2, generator=generator)
+    value = torch.randn(batch, tokens, features, generator=generator).requires_grad_()
+    query = torch.randn(batch, queries, features, generator=generator).requires_grad_()
+    return query, reference[:, :, None].expand(-1, -1, len(levels.sizes), -1), value
+
+
+def layer_of(levels: Levels, features: int) -> MSDeformAttn:
+    """Points as after some training: around where they start, a cell or two apart from query to query."""
+    generator = torch.Generator().manual_seed(2)
+    layer = MSDeformAttn(features, len(levels.sizes), HEADS, POINTS)
+    for linear in (layer.sampling_offsets, layer.attention_weights):
+        torch.nn.init.normal_(linear.weight, std=1.5 / features**0.5, generator=generator)
+    return layer
 
 
 def main() -> None:
@@ -49,17 +56,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    attention.WIDE = 0  # heads of any width in bags
     for name, (batch, sides) in CASES.items():
         levels = Levels.of(tuple((side, side) for side in sides))
         for width in (8, 16, 32):
+            layer = layer_of(levels, HEADS * width)
             for what, queries in (("encoder", None), ("decoder", 300)):
-                value, location, weight = inputs(batch, levels, queries, width)
-                slope = torch.randn(batch, location.shape[1], HEADS * width, generator=torch.Generator().manual_seed(1))
-                best = dict.fromkeys((gridsample, bags), float("inf"))
+                query, reference, tokens = inputs(batch, levels, queries, HEADS * width)
+                slope = torch.randn(query.shape, generator=torch.Generator().manual_seed(1))
+                over = [query, tokens, *layer.parameters()]
+                best = {"gridsample": float("inf"), None: float("inf")}
                 for _ in range(asked.rounds):
                     for form in best:
+                        layer.sampler = form
                         begun = time.process_time()
-                        torch.autograd.grad(form(value, levels, location, weight), (value, location, weight), slope)
+                        torch.autograd.grad(layer(query, reference, tokens, levels, None), over, slope)
                         best[form] = min(best[form], time.process_time() - begun)
                 grid, bag = best.values()
                 told = f"grid {1000 * grid:.1f} ms, bags {1000 * bag:.1f} ms, {grid / bag:.2f}"

@@ -27,7 +27,10 @@ LAYOUTS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "channels last": lambda _, x: x.contiguous(memory_format=torch.channels_last),
     "chosen": CHOICE,
 }
-CASES = (("resnet_50", 512, 2, 5), ("resnet_50", 256, 2, 5), ("resnet_50", 512, 2, 2), ("resnet_50", 256, 2, 2), ("resnet_tiny", 96, 8, 1))  # fmt: skip
+CASES = (
+    ("resnet_50", 512, 2, 5), ("resnet_50", 256, 2, 5), ("resnet_50", 512, 2, 2), ("resnet_50", 256, 2, 2),
+    ("resnet_tiny", 96, 8, 1),
+)  # fmt: skip
 """Name, size, batch and the first stage that is trained (5: none)."""
 
 

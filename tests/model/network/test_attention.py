@@ -15,7 +15,6 @@ from model.network.bags import bags
 from model.network.levels import Levels
 
 
-
 def in_bags(value: Tensor, levels: Levels, location: Tensor, weight: Tensor) -> Tensor:
     """`bags` with the arguments of the other forms: of the logarithms' softmax only the weights' sum is missing."""
     size = torch.tensor([(width, height) for height, width in levels.sizes], dtype=location.dtype)[:, None]
@@ -323,4 +322,3 @@ def test_wide_heads_take_bags_and_a_trace_never_does(monkeypatch: pytest.MonkeyP
     assert taken == ["bags"] * 2, "of the two calls the traced one takes another form"
     attended(MSDeformAttn(64, len(SIZES), 8, 2), reference)
     assert len(taken) == 2, "heads of 8 features"
-

@@ -59,7 +59,8 @@ def test_half_precision_evaluation_and_no_dropout_are_the_plain_layers() -> None
         y = expand(linear1, linear2, DROPOUT, x)
     assert y.dtype == torch.float32
     y.sum().backward()
-    assert linear1.weight.grad is not None and linear1.weight.grad.dtype == torch.float32
+    assert linear1.weight.grad is not None
+    assert linear1.weight.grad.dtype == torch.float32
 
 
 def test_the_choice_is_that_of_the_seed_and_no_other() -> None:
