@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import onnxruntime as ort
 import torch
-import transformers
+from training_step import Case, peer
 
 from deploy.export import export_onnx
 from deploy.parity import photographs
@@ -30,24 +31,19 @@ from model.foreign import from_hugging_face
 from model.network.detr import build
 from model.spec import DatasetSpec, ExperimentSpec, ModelSpec
 
-CLASSES = 91
+CLASSES = Case(640, 0, backbone=False, tiny=False).classes
 FORMS = ("gridsample", "gather")
 Run = Callable[[torch.Tensor], Any]
 
 
-def peer() -> Any:
+def moved(network: Any) -> Any:
     """transformers' detector, with what a training would have moved away from zero."""
-    config = transformers.DeformableDetrConfig(
-        backbone_config=transformers.ResNetConfig(out_features=["stage2", "stage3", "stage4"]),
-        use_timm_backbone=False, use_pretrained_backbone=False, num_labels=CLASSES, with_box_refine=True,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    network = transformers.DeformableDetrForObjectDetection(config).eval()
+    torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if "backbone" not in name:
                 parameter.add_(0.02 * torch.randn_like(parameter))
-    return network
+    return network.eval()
 
 
 def checkpoint(network: Any, folder: Path) -> tuple[torch.nn.Module, Path]:
@@ -105,7 +101,7 @@ def take_turns(runs: dict[str, Run], pixels: torch.Tensor, rounds: int) -> dict[
 @torch.inference_mode()
 def compare(asked: argparse.Namespace, folder: Path) -> None:
     torch.set_num_threads(asked.threads)
-    network = peer()
+    network = moved(peer(Case(asked.size, 0, backbone=False, tiny=False)))
     ours, path = checkpoint(network, folder)
     aug = ExperimentSpec().dataset.augmentation
     images, sides = photographs(asked.size, asked.size)[:1], torch.tensor([[asked.size] * 2])
@@ -122,7 +118,7 @@ def compare(asked: argparse.Namespace, folder: Path) -> None:
             runner.run(["pred_logits"], {"inputs": image.numpy()})[0]
         )
     reference = runs["transformers PyTorch"](pixels)
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, onnxruntime {ort.__version__}")
+    print(f"torch {torch.__version__}, transformers {version('transformers')}, onnxruntime {ort.__version__}")
     print(f"{asked.size} x {asked.size}, batch 1, {asked.threads} threads, median of {asked.rounds} (of gridsample's)")
     taken = take_turns(runs, pixels, asked.rounds)
     first = taken["our ONNX, gridsample"]
