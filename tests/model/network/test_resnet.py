@@ -107,3 +107,42 @@ def test_one_value_a_feature_is_no_batch_to_learn_from() -> None:
     x = torch.randn(1, 5, 1, 1)
     torch.testing.assert_close(norm(x), x / (1 + norm.eps) ** 0.5)
     assert not norm.running_mean.any()
+
+
+@pytest.mark.parametrize("name", ["resnet_18", "resnet_50"])
+def test_folded_normalisation_is_what_convolution_and_normalisation_give_one_after_the_other(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> list[torch.Tensor]:
+        features = body(pixels)
+        return [*features, *torch.autograd.grad(torch.stack([each.square().mean() for each in features]).sum(), over)]
+
+    body = ResNet(name, (0, 1, 2, 3), dilation=False, norm=FrozenBatchNorm2d).double().train()
+    generator = torch.Generator().manual_seed(3)
+    for module in body.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            for statistic in (module.weight, module.running_var):
+                statistic.uniform_(0.5, 1.5, generator=generator)
+            for statistic in (module.bias, module.running_mean):
+                statistic.normal_(generator=generator)
+    pixels = torch.randn(1, 3, 64, 96, generator=generator, dtype=torch.float64).requires_grad_()
+    over = [pixels, *body.parameters()]
+    folded = found()
+    taken: list[object] = []
+    monkeypatch.setattr(
+        FrozenBatchNorm2d, "after", lambda norm, convolution, x: taken.append(norm) or norm(convolution(x))
+    )
+    for ours, plain in zip(folded, found(), strict=True):
+        torch.testing.assert_close(ours, plain)
+    assert len(taken) == sum(isinstance(module, FrozenBatchNorm2d) for module in body.modules())
+
+
+def test_a_trace_keeps_convolution_and_normalisation_apart_and_the_order_of_memory() -> None:
+    body = ResNet("resnet_18", (0, 1, 2, 3), dilation=False, norm=FrozenBatchNorm2d).eval().requires_grad_(False)
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    traced = torch.jit.trace(body, pixels, check_trace=False)
+    kinds = [node.kind() for node in traced.inlined_graph.nodes()]
+    assert kinds.count("aten::batch_norm") == kinds.count("aten::_convolution")
+    assert "aten::contiguous" not in kinds
+    for ours, eager in zip(traced(pixels), body(pixels), strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-4)
