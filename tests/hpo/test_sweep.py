@@ -61,7 +61,9 @@ def test_every_ending_has_its_name(
 ) -> None:
     run = tmp_path / "run"
     misfortunes = [{DECAY: kind * 1e-6} for kind in (1.0, 2.0, 3.0, 4.0)]
-    block = SweepSpec(trials=10, points=tuple(misfortunes), searcher="random")
+    # The worst comes last, when all others have been heard: whatever order they end in, one is stopped early.
+    others = [{LR: value} for value in (1e-3, 8e-4, 6e-4, 5e-4, 2e-5)]
+    block = SweepSpec(trials=10, points=(*misfortunes, *others), searcher="random")
     result = run_sweep(run, spec, block, space, console=quiet(), train="bowl:train")
 
     trials = result.trials
@@ -71,6 +73,7 @@ def test_every_ending_has_its_name(
     assert trials[0].outcome is Outcome.COMPLETED
     assert "ZeroDivisionError: crash number 3" in (trials[3].reason or "")
     assert "Traceback" in (run / "trials/3/error.txt").read_text()
+    assert trials[9].outcome is Outcome.PRUNED
     ends = Counter(trial.outcome for trial in trials[4:])
     assert set(ends) == {Outcome.COMPLETED, Outcome.PRUNED}
 
