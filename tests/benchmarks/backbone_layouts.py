@@ -7,25 +7,23 @@ pretrained weights, and the quickstart's, all of it trained with normalisation t
 """
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+from step_parts import Ways, told, turns
 from torch import Tensor, nn
 
 from model.network import resnet
 from model.network.resnet import FrozenBatchNorm2d, LiveBatchNorm2d, ResNet
 
-CHOICE = resnet._laid_for
 LAYOUTS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "channels first": lambda _, x: x.contiguous(),
     "channels last": lambda _, x: x.contiguous(memory_format=torch.channels_last),
-    "chosen": CHOICE,
+    "chosen": resnet._laid_for,
 }
 CASES = (
     ("resnet_50", 512, 2, 5), ("resnet_50", 256, 2, 5), ("resnet_50", 512, 2, 2), ("resnet_50", 256, 2, 2),
@@ -46,22 +44,21 @@ def main() -> None:
             body.get_submodule(f"layer{stage}").requires_grad_()
         pixels = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
 
-        def step(body: ResNet = body, pixels: Tensor = pixels, trained: bool = first < 5) -> None:
+        def step(
+            choose: Callable[[nn.Module, Tensor], Tensor],
+            body: ResNet = body,
+            pixels: Tensor = pixels,
+            trained: bool = first < 5,
+        ) -> None:
+            resnet._laid_for = choose
             features = body(pixels)
             if trained:
                 body.zero_grad()
                 torch.stack([each.mean() for each in features]).sum().backward()
 
-        taken: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
-        for number in range(1 + rounds * (10 if size < 128 else 1)):
-            for layout, choose in LAYOUTS.items():
-                resnet._laid_for = choose
-                begun = time.process_time()
-                step()
-                if number:
-                    taken[layout].append(1000 * (time.process_time() - begun))
-        told = ", ".join(f"{layout} {statistics.median(ms):.1f} ({min(ms):.1f})" for layout, ms in taken.items())
-        print(f"{name}, {size} px, batch {batch}, trained from stage {first}: CPU ms, median (least): {told}")
+        ways: Ways = {layout: lambda choose=choose, step=step: step(choose) for layout, choose in LAYOUTS.items()}
+        taken = turns(ways, rounds * (10 if size < 128 else 1))
+        print(f"{name}, {size} px, batch {batch}, trained from stage {first}: CPU ms, median (least): {told(taken)}")
 
 
 if __name__ == "__main__":
